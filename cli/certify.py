@@ -1,0 +1,68 @@
+"""smx certify"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+from .terminal import note, print_json, progress_bar
+
+NAME = "certify"
+
+
+def command(
+    artefact: Annotated[Path, typer.Argument(help="Run folder, export folder or .onnx file.")],
+    engine: o.Engine = None,
+    data: o.Data = None,
+    data_root: o.DataRoot = None,
+    split: o.Split = "test",
+    download: o.Download = False,
+    start: o.Start = None,
+    stop: o.Stop = None,
+    skip: o.Skip = None,
+    sigma: o.Sigma = None,
+    n: Annotated[int, typer.Option("--n", help="Samples an image that bound the class's probability.")] = 100_000,
+    n0: o.N0 = 100,
+    alpha: o.Alpha = 0.001,
+    rule: Annotated[str, typer.Option("--rule", help="fixed.")] = "fixed",
+    noise: Annotated[str, typer.Option("--noise", help="gaussian.")] = "gaussian",
+    batch_size: o.BatchSize = None,
+    device: o.Device = "auto",
+    threads: o.Threads = None,
+    out: Annotated[Path, typer.Option("--out", help="Certificate file to write.")] = Path("certs.jsonl"),
+    tsv: Annotated[Path | None, typer.Option("--tsv", help="Also write the reference's table.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where --out ends.")] = False,
+    seed: o.Seed = None,
+    json: o.Json = False,
+) -> None:
+    """Certify the deployed engine: L2 radii within which its smoothed answer cannot change."""
+    from dataclasses import asdict
+
+    import smoothmix_deploy as smx
+
+    with progress_bar() as progress:
+        result = smx.certify(
+            artefact, engine=engine, data=data, data_root=data_root, split=split, download=download, start=start,
+            stop=stop, skip=skip, sigma=sigma, n=n, n0=n0, alpha=alpha, rule=rule, noise=noise,
+            batch_size=batch_size, device=device, threads=threads, out=out, tsv=tsv, resume=resume, seed=seed,
+            progress=progress, note=note,
+        )  # fmt: skip
+    s = result.summary
+    rate = result.samples / result.seconds if result.seconds else None
+    if json:
+        print_json(
+            {
+                "path": str(result.path),
+                **asdict(s),
+                "samples": result.samples,
+                "seconds": result.seconds,
+                "samples_per_second": rate,
+            }
+        )
+        return
+    speed = f", {rate:,.0f} samples/s" if rate else ""
+    print(
+        f"{result.path}: {s.images} images, ACR {s.acr:.3f}, accuracy {s.accuracy:.3f}, abstained {s.abstained:.3f}{speed}"
+    )
+    note(f"next: smx verify {result.path}; smx report {result.path} --plot curve.png")

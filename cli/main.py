@@ -1,0 +1,99 @@
+"""The Typer application, exit codes and error lines.
+
+Every command is a module of its own whose function collects options, calls the function of `smoothmix_deploy` of the
+same name, and prints. Nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import typer
+
+from . import bench, certify, demo, doctor, export, import_, predict, recipes, report, train, verify
+
+app = typer.Typer(
+    name="smx",
+    help="Train image classifiers with SmoothMix, export them through a parity gate, certify the deployed engine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (train, recipes, import_, export, certify, predict, report, verify, bench, doctor, demo):
+    app.command(name=module.NAME)(module.command)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from smoothmix_deploy import __version__
+
+        typer.echo(f"smx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks (may stand anywhere)."),
+) -> None:
+    """Train image classifiers with SmoothMix, export them through a parity gate, certify the deployed engine."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run `smx` and exit: 0 done, 2 bad input, 3 a check failed, 4 not available, 5 stopped and resumable."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(_run(arguments, debug))
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    from smoothmix_deploy.errors import SmxError
+
+    try:
+        app(arguments, prog_name="smx", standalone_mode=True)
+    except SystemExit as finished:  # usage errors are Typer's own lines
+        return finished.code if isinstance(finished.code, int) else 1
+    except SmxError as error:
+        if debug:
+            raise
+        _complain(str(error))
+        return error.exit_code
+    except BrokenPipeError:  # the reader of our output has gone, e.g. `smx report ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        _complain("stopped")
+        return 5
+    except MemoryError:
+        if debug:
+            raise
+        _complain("out of memory; a smaller --batch-size needs less")
+        return 5
+    except OSError as error:
+        if debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _complain(f"{where}{error.strerror or error}")
+        return 2
+    except Exception as error:
+        if debug:
+            raise
+        _complain(f"unexpected {type(error).__name__}: {error} (a defect of smx; --debug shows where)")
+        return 1
+    return 0
+
+
+def _complain(message: str) -> None:
+    print(f"smx: error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> Any:
+    """SIGTERM stops like Ctrl-C: what was computed is kept."""
+    raise KeyboardInterrupt

@@ -1,0 +1,88 @@
+"""What all commands print alike: JSON lines, notes and progress bars."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smoothmix_deploy.progress import Progress
+
+
+def note(text: str) -> None:
+    """A remark, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """One object as the last line of stdout; numbers that do not exist are null."""
+    from smoothmix_deploy.files import to_json
+
+    print(to_json(value), flush=True)
+
+
+def numbers(text: str | None, option: str, kind: type = float) -> list[Any] | None:
+    """A comma-separated list of numbers; BadInput names the option."""
+    from smoothmix_deploy.errors import BadInput
+
+    if text is None:
+        return None
+    try:
+        return [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise BadInput(f"{option} {text}: expected numbers separated by commas") from None
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar on stderr with rate and time left; where stderr is no terminal, a line every half minute."""
+    if sys.stderr.isatty():
+        with _terminal_bar() as update:
+            yield update
+    else:
+        yield _occasional_lines()
+
+
+@contextmanager
+def _terminal_bar() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[details]}"), TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def update(what: str, done: float, total: float, details: str) -> None:
+            if what not in tasks:
+                for old in tasks.values():
+                    bar.update(old, visible=False)
+                tasks[what] = bar.add_task(what, total=total, details="")
+            bar.update(tasks[what], completed=done, total=total, details=details)
+            if done >= total:
+                bar.update(tasks.pop(what), visible=False)
+
+        yield update
+
+
+def _occasional_lines() -> Progress:
+    import time
+
+    last, begin = time.monotonic(), time.monotonic()
+    doing = ""
+
+    def update(what: str, done: float, total: float, details: str) -> None:
+        nonlocal last, begin, doing
+        now = time.monotonic()
+        if what != doing:
+            doing, begin, last = what, now, now
+        if now - last >= 30 and done > 0:
+            last = now
+            left = (now - begin) / done * (total - done)
+            note(f"{what}: {done / total:.0%}  {details}  about {left:,.0f} s left")
+
+    return update

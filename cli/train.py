@@ -1,0 +1,80 @@
+"""smx train"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+from .terminal import note, print_json, progress_bar
+
+NAME = "train"
+
+
+def command(
+    out: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
+    recipe: Annotated[str | None, typer.Option("--recipe", help="A named recipe (smx recipes).")] = None,
+    data: o.Data = None,
+    data_root: o.DataRoot = None,
+    download: o.Download = False,
+    start: o.Start = None,
+    stop: o.Stop = None,
+    skip: o.Skip = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            "--arch",
+            help="digits-cnn, lenet, cifar-resnet20|32|44|56|110, resnet18|50, timm:NAME, pkg.module:callable.",
+        ),
+    ] = None,
+    method: Annotated[str | None, typer.Option("--method", help="smoothmix or gaussian.")] = None,
+    sigma: Annotated[float | None, typer.Option("--sigma", help="Noise level in [0, 1] pixel units.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images loaded at a time.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
+    lr_step: Annotated[int | None, typer.Option("--lr-step", help="Epochs between drops of the rate.")] = None,
+    lr_gamma: Annotated[float | None, typer.Option("--lr-gamma", help="Factor of a drop.")] = None,
+    schedule: Annotated[str | None, typer.Option("--schedule", help="step, cosine or one-cycle.")] = None,
+    momentum: Annotated[float | None, typer.Option("--momentum")] = None,
+    weight_decay: Annotated[float | None, typer.Option("--weight-decay")] = None,
+    m: Annotated[int | None, typer.Option("--m", "--num-noise", help="Noise draws an image.")] = None,
+    attack_steps: Annotated[int | None, typer.Option("--attack-steps", help="T of the attack.")] = None,
+    attack_step_size: Annotated[float | None, typer.Option("--attack-step-size", help="alpha of the attack.")] = None,
+    eta: Annotated[float | None, typer.Option("--eta", help="Weight of the mix loss.")] = None,
+    one_step_adversary: Annotated[
+        bool | None,
+        typer.Option("--one-step-adversary/--no-one-step-adversary", help="Mix from x_1 instead of x."),
+    ] = None,
+    max_norm: Annotated[float | None, typer.Option("--max-norm", help="L2 ball of the attack; default: none.")] = None,
+    warmup_epochs: Annotated[
+        int | None, typer.Option("--warmup-epochs", help="Epochs until the full mix loss.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    device: o.Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    json: o.Json = False,
+) -> None:
+    """Train a base classifier with SmoothMix or the Gaussian baseline."""
+    import smoothmix_deploy as smx
+
+    with progress_bar() as progress:
+        result = smx.train(
+            out=out, recipe=recipe, data=data, data_root=data_root, download=download, start=start, stop=stop,
+            skip=skip, arch=arch, method=method, sigma=sigma, epochs=epochs, batch_size=batch_size, lr=lr,
+            lr_step=lr_step, lr_gamma=lr_gamma, schedule=schedule, momentum=momentum, weight_decay=weight_decay, m=m,
+            attack_steps=attack_steps, attack_step_size=attack_step_size, eta=eta,
+            one_step_adversary=one_step_adversary, max_norm=max_norm, warmup_epochs=warmup_epochs, seed=seed,
+            device=device, resume=resume, progress=progress,
+        )  # fmt: skip
+    last = result.metrics
+    if json:
+        print_json({"path": str(result.path), "epochs": result.epochs, "metrics": last})
+        return
+    noisy = last.get("noisy_accuracy")
+    accuracy = (
+        f"{noisy:.1%} of noisy test images right"
+        if noisy is not None
+        else f"{last['train_accuracy']:.1%} of noisy training images right"
+    )
+    print(f"{result.path}: {result.epochs} epochs, loss {last['loss']:.3f}, {accuracy}")
+    note(f"next: smx export {result.path} --out DIR")

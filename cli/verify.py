@@ -1,0 +1,49 @@
+"""smx verify"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+from .terminal import note, print_json, progress_bar
+
+NAME = "verify"
+
+
+def command(
+    certs: Annotated[Path, typer.Argument(help="Certificate file.")],
+    artefact: Annotated[
+        Path | None, typer.Option("--artefact", help="Check that the certificates are for this one.")
+    ] = None,
+    rerun: Annotated[int, typer.Option("--rerun", help="Sample this many randomly chosen images again.")] = 0,
+    data: o.Data = None,
+    data_root: o.DataRoot = None,
+    engine: Annotated[str | None, typer.Option("--engine", help="For --rerun; default: the one of the file.")] = None,
+    device: o.Device = "auto",
+    seed: o.Seed = None,
+    json: o.Json = False,
+) -> None:
+    """Recompute every radius from its votes; check digests; sample some images again."""
+    from dataclasses import asdict
+
+    import smoothmix_deploy as smx
+
+    with progress_bar() as progress:
+        result = smx.verify(
+            certs, artefact=artefact, rerun=rerun, data=data, data_root=data_root, engine=engine, device=device,
+            seed=seed, progress=progress,
+        )  # fmt: skip
+    if result.certificates < result.expected_images:
+        note(
+            f"note: {result.certificates} of {result.expected_images} images: the run is not finished (smx certify --resume)"
+        )
+    if json:
+        print_json({**asdict(result), "path": str(result.path), "valid": True})
+        return
+    print(f"{result.path}: {result.certificates} certificates follow from their votes")
+    if result.artefact_checked:
+        print("the artefact is the one that was certified")
+    if result.rerun:
+        how = "identical votes on the same engine" if result.same_engine else "votes consistent on another engine"
+        print(f"{len(result.rerun)} images sampled again: {how}")

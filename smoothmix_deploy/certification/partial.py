@@ -1,0 +1,73 @@
+"""`certs.jsonl.partial`: the votes of images that have no certificate yet, so that a stopped run loses none.
+
+Written whole every few seconds and removed when the run is complete. Bound to the first line of its certificate file
+(the manifest, with the key): beside any other file it is ignored. A missing or damaged one costs time, never
+correctness, as the samples can be drawn again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..files import write_text
+
+_EVERY_SECONDS = 5.0
+
+Votes = list[dict[str, Any]]
+
+
+class PartialVotes:
+    """The companion of one certificate file."""
+
+    def __init__(self, certificates: Path) -> None:
+        self._certificates = certificates
+        self._path = certificates.with_name(certificates.name + ".partial")
+        self._written = time.monotonic()
+
+    def read(self, num_classes: int, n0: int, n: int) -> dict[int, dict[str, Any]]:
+        """Votes by image index; empty if there are none for this certificate file, or they make no sense."""
+        try:
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            if content["manifest_sha256"] != self._manifest_digest():
+                return {}
+            images = {int(image["index"]): image for image in content["images"]}
+            valid = all(
+                isinstance(image["seconds"], int | float)
+                and _plausible(image["selection"], num_classes, n0)
+                and _plausible(image["estimation"], num_classes, n)
+                for image in images.values()
+            )
+            return images if valid else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def write_now_and_then(self, votes: Callable[[], Votes]) -> None:
+        """Write if the last time is a few seconds ago."""
+        if time.monotonic() - self._written > _EVERY_SECONDS:
+            self.write(votes())
+
+    def write(self, votes: Votes) -> None:
+        """Write atomically. A failure is no reason to stop: these votes can be drawn again."""
+        self._written = time.monotonic()
+        with contextlib.suppress(OSError):
+            write_text(self._path, json.dumps({"manifest_sha256": self._manifest_digest(), "images": votes}))
+
+    def remove(self) -> None:
+        """The run is complete."""
+        self._path.unlink(missing_ok=True)
+
+    def _manifest_digest(self) -> str:
+        with open(self._certificates, "rb") as file:
+            return hashlib.sha256(file.readline()).hexdigest()
+
+
+def _plausible(votes: dict[str, Any], num_classes: int, most: int) -> bool:
+    drawn, counts = votes["drawn"], votes["counts"]
+    whole = all(isinstance(count, int) and count >= 0 for count in (drawn, *counts))
+    return whole and len(counts) == num_classes and sum(counts) <= drawn <= most

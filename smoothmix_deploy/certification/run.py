@@ -1,0 +1,316 @@
+"""`smx certify`: certificates of an engine for the images of a data set, into an append-only file.
+
+Ties the pieces together: artefact -> engine -> self-test -> scheduler and sampler -> certificate file. A run can be
+stopped or killed anywhere and resumed with `resume`; votes already counted are in the file or in its `.partial`
+companion, and noise is a function of (key, image, sample), so the certificates are those of an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..artefacts import Artefact, open_artefact
+from ..certificates import (
+    Certificate,
+    CertificateFile,
+    CertificateWriter,
+    Manifest,
+    read_certificates,
+    write_tsv,
+)
+from ..data import ImageSet, load_data, select, stored_spec
+from ..engines import Engine, open_engine
+from ..errors import BadInput, Stopped
+from ..noise.gaussian import GENERATOR, key_from_seed, random_key
+from ..progress import Progress, silent
+from ..rules import Rule, make_rule
+from ..statistics.bounds import fewest_samples
+from ..summary import Summary, summarise
+from ..versions import versions
+from .partial import PartialVotes
+from .sampler import run
+from .scheduler import ImageJob, Scheduler
+from .self_test import self_test
+
+NOISES = ("gaussian",)
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CertifyResult:
+    """A complete certificate file, and what it amounts to."""
+
+    path: Path
+    manifest: Manifest
+    summary: Summary
+    samples: int
+    """Drawn by this call (a resumed run draws the rest only)."""
+    seconds: float
+
+
+def certify(
+    artefact: Path | str,
+    *,
+    data: str | None = None,
+    data_root: Path | str | None = None,
+    split: str = "test",
+    download: bool = False,
+    start: int | None = None,
+    stop: int | None = None,
+    skip: int | None = None,
+    engine: str | None = None,
+    sigma: float | None = None,
+    n: int = 100_000,
+    n0: int = 100,
+    alpha: float = 0.001,
+    rule: str = "fixed",
+    noise: str = "gaussian",
+    batch_size: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    out: Path | str = "certs.jsonl",
+    tsv: Path | str | None = None,
+    resume: bool = False,
+    seed: int | None = None,
+    progress: Progress = silent,
+    note: Note = lambda text: None,
+) -> CertifyResult:
+    """Certify `artefact` on `engine` (None: the best that works); write certificates to `out` in data-set order.
+
+    sigma defaults to the artefact's, `data` to the set it was trained on. Without `seed` the key of the noise comes
+    from the operating system. Raises BadInput, CheckFailed (self-test, altered artefact), Unavailable, Stopped.
+    """
+    out = Path(out)
+    known = _to_resume(out, resume)
+    opened = open_artefact(artefact)
+    sigma = resolve_sigma(sigma, opened)
+    stopping = make_checked_rule(rule, sigma, n, n0, alpha, noise, note)
+    images, spec = _images(opened, data, data_root, split, download)
+    indices = select(len(images), start, stop, skip)
+    if known is not None:  # what the user left open stays as it was
+        batch_size = batch_size or known.manifest.engine.get("batch_size")
+        threads = threads or known.manifest.engine.get("threads")
+        engine = engine or known.manifest.engine.get("name")
+    runner = open_engine(opened, engine, batch_size=batch_size, device=device, threads=threads)
+    check_images_fit(runner, images)
+    key = known.manifest.key if known else random_key() if seed is None else key_from_seed(seed)
+    tested = self_test(runner, images, indices, sigma=sigma, key=key)
+    if not tested.bitwise_row_invariant:
+        note("warning: the engine's logits depend on the position in the batch in their last bits (no vote changed)")
+    manifest = Manifest(
+        sigma=sigma, alpha=alpha, n0=n0, n=n, rule=rule, noise=noise, generator=GENERATOR,
+        key=key, key_chosen_by_user=seed is not None, seed=seed,
+        artefact=opened.record(),
+        engine=runner.info.record(),
+        data={**spec, "digest": images.digest(), "digest_of": images.digest_of, "images": len(images),
+              "start": indices.start, "stop": indices.stop, "skip": indices.step},
+        num_classes=runner.info.num_classes,
+        class_names=opened.class_names or images.class_names,
+        self_test=tested.record(),
+        versions=versions("torch", "onnxruntime", "onnxruntime-gpu"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )  # fmt: skip
+    if known is not None:
+        _check_same_run(out, known.manifest, manifest)
+    done = known.certificates if known else []
+    _check_order(out, done, indices)
+    note(
+        f"engine {runner.info.name} ({runner.info.device}), batches of {runner.info.batch_size}, {len(indices)} images; "
+        f"largest radius attainable: {stopping.largest_radius:.3f} ({stopping.largest_radius / sigma:.2f} sigma)"
+    )
+    campaign = Campaign(runner, images, indices, stopping, n0, sigma, key, out, progress)
+    with CertificateWriter(out, known or manifest) as writer:
+        campaign.run(writer, done)
+    if tsv is not None:
+        write_tsv(Path(tsv), campaign.certificates)
+    return CertifyResult(
+        out,
+        known.manifest if known else manifest,
+        summarise(campaign.certificates),
+        campaign.samples,
+        campaign.seconds,
+    )
+
+
+class Campaign:
+    """One run of the sampler over the images that have no certificate yet."""
+
+    def __init__(
+        self, engine: Engine, images: ImageSet, indices: range, rule: Rule, n0: int, sigma: float, key: str,
+        out: Path, progress: Progress,
+    ) -> None:  # fmt: skip
+        self._engine, self._images, self._indices, self._rule = engine, images, indices, rule
+        self._n0, self._sigma, self._key, self._out, self._progress = n0, sigma, key, out, progress
+        self.certificates: list[Certificate] = []
+        self.samples = 0
+        self.seconds = 0.0
+
+    def run(self, writer: CertificateWriter, done: list[Certificate]) -> None:
+        """Sample, decide, append. Stopped on Ctrl-C or when the file cannot be written."""
+        self.certificates = list(done)
+        partial = PartialVotes(self._out)
+        have = {certificate.index for certificate in done}
+        scheduler = Scheduler(
+            (i for i in self._indices if i not in have), self._rule, self._n0, self._engine.info.num_classes,
+            partial.read(self._engine.info.num_classes, self._n0, self._rule.largest_n),
+        )  # fmt: skip
+        clock = time.monotonic()
+
+        def write(job: ImageJob) -> None:
+            certificate = self._certificate(job)
+            writer.write(certificate)
+            self.certificates.append(certificate)
+
+        def after_batch(samples: int) -> None:
+            self.samples += samples
+            self.seconds = time.monotonic() - clock
+            scheduler.release(write)
+            partial.write_now_and_then(scheduler.snapshot)
+            self._tell(scheduler)
+
+        try:
+            run(
+                self._engine,
+                self._images,
+                scheduler,
+                sigma=self._sigma,
+                key=self._key,
+                after_batch=after_batch,
+            )
+            scheduler.release(write)
+        except KeyboardInterrupt:
+            partial.write(scheduler.snapshot())
+            raise Stopped(
+                f"stopped: {len(self.certificates)} of {len(self._indices)} certificates are in {self._out}; "
+                "run the same command with --resume to go on"
+            ) from None
+        except Stopped:
+            partial.write(scheduler.snapshot())
+            raise
+        partial.remove()
+
+    def _certificate(self, job: ImageJob) -> Certificate:
+        assert job.verdict is not None
+        label = int(self._images.labels[job.index])
+        return Certificate(
+            index=job.index,
+            label=label,
+            prediction=job.verdict.prediction,
+            radius=job.verdict.radius,
+            correct=job.verdict.prediction == label,
+            n=job.estimation.votes.drawn,
+            selection_counts=_sparse(job.selection.votes.counts_K),
+            counts=_sparse(job.estimation.votes.counts_K),
+            p_lower=job.verdict.p_lower,
+            seconds=round(job.seconds, 6),
+        )
+
+    def _tell(self, scheduler: Scheduler) -> None:
+        done, total = len(self.certificates), len(self._indices)
+        certified = sum(1 for c in self.certificates if c.correct)
+        share = min(scheduler.share_done(), total - done)
+        rate = self.samples / max(self.seconds, 1e-9)
+        self._progress("certifying", done + share, total, f"{certified}/{done} right  {rate:,.0f} samples/s")
+
+
+def _sparse(counts_K: np.ndarray) -> dict[int, int]:
+    return {int(k): int(counts_K[k]) for k in np.flatnonzero(counts_K)}
+
+
+def check_images_fit(engine: Engine, images: ImageSet) -> None:
+    """BadInput unless the images have the engine's shape and the labels are among its classes."""
+    if images.shape != engine.info.input_shape:
+        raise BadInput(
+            f"--data {images.name}: images are {_times(images.shape)}, the model takes {_times(engine.info.input_shape)}"
+        )
+    highest = int(images.labels.max())
+    if highest >= engine.info.num_classes:
+        raise BadInput(
+            f"--data {images.name}: has label {highest}, the model has classes 0 .. {engine.info.num_classes - 1}"
+        )
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def resolve_sigma(sigma: float | None, artefact: Artefact) -> float:
+    sigma = artefact.sigma if sigma is None else sigma
+    if sigma is None:
+        raise BadInput(f"--sigma: missing, and {artefact.path} does not say which noise it was trained for")
+    return float(sigma)
+
+
+def make_checked_rule(rule: str, sigma: float, n: int, n0: int, alpha: float, noise: str, note: Note) -> Rule:
+    if noise not in NOISES:
+        raise BadInput(f"--noise {noise}: unknown; known: {', '.join(NOISES)}")
+    if n0 < 1:
+        raise BadInput(f"--n0 {n0}: must be at least 1")
+    made = make_rule(rule, sigma=sigma, n=n, alpha=alpha)
+    if made.largest_radius <= 0:
+        raise BadInput(
+            f"--n {n}: too few samples for --alpha {alpha}: even a unanimous vote abstains; "
+            f"use at least --n {fewest_samples(alpha)} (100000 is usual)"
+        )
+    if made.largest_radius < 0.1 * sigma:
+        note(
+            f"warning: --n {n} at --alpha {alpha} certifies at most {made.largest_radius / sigma:.3f} sigma: nearly every image will abstain"
+        )
+    return made
+
+
+def _images(
+    artefact: Artefact, data: str | None, data_root: Path | str | None, split: str, download: bool
+) -> tuple[ImageSet, dict[str, Any]]:
+    stored = artefact.data or {}
+    name, root = data or stored.get("name"), data_root or stored.get("root")
+    if not name:
+        raise BadInput(f"--data: missing, and {artefact.path} does not say which data it was trained on")
+    return load_data(name, root=root, split=split, download=download), {
+        **stored_spec(name, root),
+        "split": split,
+    }
+
+
+def _to_resume(out: Path, resume: bool) -> CertificateFile | None:
+    """The file to go on with, or None for a new one."""
+    if not out.exists():
+        return None
+    if not resume:
+        raise BadInput(f"--out {out}: exists; add --resume to go on with it, or choose another")
+    with open(out, "rb") as file:
+        begun = file.readline().endswith(b"\n")
+    if not begun:  # killed before the manifest was whole: nothing was computed
+        out.unlink()
+        return None
+    return read_certificates(out, allow_torn_tail=True)
+
+
+_SAME = ("sigma", "alpha", "n0", "n", "rule", "rule_parameters", "noise", "generator", "num_classes")
+
+
+def _check_same_run(out: Path, old: Manifest, new: Manifest) -> None:
+    """BadInput names the first thing in which the run asked for differs from the one in the file."""
+    pairs = [(name, getattr(old, name), getattr(new, name)) for name in _SAME]
+    pairs += [("artefact " + k, old.artefact.get(k), new.artefact[k]) for k in ("sha256",)]
+    pairs += [("engine " + k, old.engine.get(k), value) for k, value in new.engine.items()]
+    pairs += [("data " + k, old.data.get(k), new.data[k]) for k in ("digest", "split", "start", "stop", "skip")]
+    if new.seed is not None:
+        pairs.append(("seed", old.seed, new.seed))
+    for name, was, now in pairs:
+        if was != now:
+            raise BadInput(
+                f"--resume: {out} was begun with {name} {was}, now it is {now}; use the same, or another --out"
+            )
+
+
+def _check_order(out: Path, done: list[Certificate], indices: range) -> None:
+    if [c.index for c in done] != list(indices[: len(done)]):
+        raise BadInput(f"--resume: the lines of {out} are not the first images of this selection; use another --out")

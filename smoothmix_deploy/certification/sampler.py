@@ -1,0 +1,80 @@
+"""The Monte Carlo loop: noise into fixed-shape batches, batches through the engine, votes to the scheduler.
+
+While the engine works on one batch, a thread fills the next. Memory is two batches and the images in flight, whatever
+n and the size of the data set. Knows nothing about files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from ..data import ImageSet
+from ..engines import Engine, votes
+from ..noise.gaussian import GaussianNoise
+from .scheduler import Scheduler, Segment
+
+
+class BatchFiller:
+    """Writes x + sigma * noise for segments into a batch buffer."""
+
+    def __init__(self, images: ImageSet, sigma: float, key: str) -> None:
+        self._images, self._sigma = images, np.float32(sigma)
+        self._noise = GaussianNoise(key, int(np.prod(images.shape)))
+        self._cached: tuple[int, np.ndarray] | None = None
+
+    def fill(self, batch_BCHW: np.ndarray, segments: list[Segment]) -> None:
+        """Fill the rows that the segments name; other rows keep what they held (their votes are not counted)."""
+        flat = batch_BCHW.reshape(len(batch_BCHW), -1)
+        for segment in segments:
+            rows = flat[segment.row : segment.row + segment.count]
+            self._noise.fill(rows, segment.stream, segment.job.index, segment.first)
+            rows *= self._sigma
+            rows += self._image(segment.job.index)
+
+    def _image(self, index: int) -> np.ndarray:
+        if self._cached is None or self._cached[0] != index:
+            self._cached = index, self._images.image(index).reshape(-1)
+        return self._cached[1]
+
+
+def run(
+    engine: Engine,
+    images: ImageSet,
+    scheduler: Scheduler,
+    *,
+    sigma: float,
+    key: str,
+    after_batch: Callable[[int], None],
+) -> None:
+    """Sample until the scheduler has nothing left. `after_batch(samples)` is called after each recorded batch.
+
+    Two buffers in turn: the engine reads one while the other is filled. Batches are recorded in the order handed out.
+    """
+    size = engine.info.batch_size
+    buffers = [np.zeros((size, *engine.info.input_shape), np.float32) for _ in range(2)]
+    filler = BatchFiller(images, sigma, key)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="noise") as pool:
+
+        def start(turn: int) -> tuple[list[Segment], Future[None]] | None:
+            segments = scheduler.next_batch(size)
+            return (segments, pool.submit(filler.fill, buffers[turn], segments)) if segments else None
+
+        turn, clock = 0, time.perf_counter()
+        coming = start(turn)
+        while coming is not None:
+            segments, filled = coming
+            filled.result()
+            coming = start(1 - turn)
+            vote_B = votes(engine.logits(buffers[turn]))
+            now = time.perf_counter()
+            scheduler.record(segments, vote_B, now - clock)
+            clock = now
+            after_batch(sum(segment.count for segment in segments))
+            if coming is None:  # a rule may have asked for more, or the last batch was the only one in flight
+                coming = start(1 - turn)
+            turn = 1 - turn

@@ -1,0 +1,171 @@
+"""Which samples of which images go into the next batch, and what their votes add up to.
+
+Continuous batching: every batch is filled with whatever samples are still wanted, across images, so no image waits for
+another and no batch runs half empty before the end. Verdicts depend only on an image's own votes at the rule's looks,
+never on how samples were grouped. Pure bookkeeping: knows nothing of noise, engines, files or time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..noise.gaussian import Stream
+from ..rules import Rule, Verdict
+
+
+@dataclass(frozen=True)
+class Votes:
+    """The votes of samples 0 .. `drawn` - 1. Replaced as a whole, so that an interruption never sees half of it."""
+
+    drawn: int
+    counts_K: np.ndarray
+
+
+@dataclass
+class Tally:
+    """One stream of one image: samples up to `target` are wanted, up to `scheduled` handed out, `votes` counted."""
+
+    votes: Votes
+    target: int
+    scheduled: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all wanted samples have voted."""
+        return self.votes.drawn == self.target
+
+
+@dataclass
+class ImageJob:
+    """One image on its way to a certificate."""
+
+    index: int
+    selection: Tally
+    estimation: Tally
+    verdict: Verdict | None = None
+    seconds: float = 0.0
+
+    def tally(self, stream: Stream) -> Tally:
+        """The tally of `stream`."""
+        return self.selection if stream is Stream.SELECTION else self.estimation
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`count` consecutive samples of one image's stream, from number `first`, in rows `row` .. of a batch."""
+
+    job: ImageJob
+    stream: Stream
+    first: int
+    count: int
+    row: int
+
+
+@dataclass
+class Scheduler:
+    """Admits `indices` in order, hands out segments, adds up votes, releases finished jobs in that same order."""
+
+    indices: Iterable[int]
+    rule: Rule
+    n0: int
+    num_classes: int
+    partial: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Votes counted by an interrupted run: see `snapshot`."""
+
+    def __post_init__(self) -> None:
+        self._waiting: Iterator[int] = iter(self.indices)
+        self._jobs: deque[ImageJob] = deque()  # admitted, not yet released; dataset order
+
+    def next_batch(self, rows: int) -> list[Segment]:
+        """Segments for at most `rows` rows; fewer only when no image is left to admit. Empty: nothing to run now."""
+        segments: list[Segment] = []
+        row = 0
+        for job in self._candidates():
+            for stream in (Stream.SELECTION, Stream.ESTIMATION):
+                tally = job.tally(stream)
+                count = min(tally.target - tally.scheduled, rows - row)
+                if count > 0:
+                    segments.append(Segment(job, stream, tally.scheduled, count, row))
+                    tally.scheduled += count
+                    row += count
+            if row == rows:
+                break
+        return segments
+
+    def record(self, segments: list[Segment], votes_B: np.ndarray, seconds: float = 0.0) -> None:
+        """Add the votes of a batch (int [B]; negative: no vote). Batches must be recorded in the order handed out."""
+        used = sum(segment.count for segment in segments)
+        for segment in segments:
+            job, tally = segment.job, segment.job.tally(segment.stream)
+            assert segment.first == tally.votes.drawn, "batches recorded out of order"
+            classes = votes_B[segment.row : segment.row + segment.count]
+            added_K = np.bincount(classes[classes >= 0], minlength=self.num_classes)
+            tally.votes = Votes(segment.first + segment.count, tally.votes.counts_K + added_K)
+            job.seconds += seconds * segment.count / used
+            self._decide(job)
+
+    def release(self, write: Callable[[ImageJob], None]) -> int:
+        """Hand finished jobs to `write`, in dataset order; how many. A job is released only once `write` returned."""
+        released = 0
+        while self._jobs and self._jobs[0].verdict is not None:
+            write(self._jobs[0])
+            self._jobs.popleft()
+            released += 1
+        return released
+
+    def share_done(self) -> float:
+        """Of the unreleased jobs, how many images' worth of wanted samples have voted."""
+        return sum(
+            (job.selection.votes.drawn + job.estimation.votes.drawn) / (job.selection.target + job.estimation.target)
+            for job in self._jobs
+        )
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """The votes of all unreleased jobs, as JSON values: what a resumed run need not sample again."""
+        return [
+            {
+                "index": job.index,
+                "seconds": job.seconds,
+                **{
+                    stream.name.lower(): {"drawn": votes.drawn, "counts": votes.counts_K.tolist()}
+                    for stream in (Stream.SELECTION, Stream.ESTIMATION)
+                    for votes in (job.tally(stream).votes,)
+                },
+            }
+            for job in self._jobs
+        ]
+
+    def _candidates(self) -> Iterator[ImageJob]:
+        yield from list(self._jobs)
+        for index in self._waiting:
+            job = self._admit(index)
+            self._jobs.append(job)
+            yield job
+
+    def _admit(self, index: int) -> ImageJob:
+        none = Votes(0, np.zeros(self.num_classes, np.int64))
+        job = ImageJob(index, Tally(none, self.n0), Tally(none, self.rule.next_look(0)))
+        known = self.partial.pop(index, None)
+        if known:
+            job.seconds = known["seconds"]
+            for stream in (Stream.SELECTION, Stream.ESTIMATION):
+                tally, values = job.tally(stream), known[stream.name.lower()]
+                tally.votes = Votes(values["drawn"], np.array(values["counts"], np.int64))
+                tally.scheduled = tally.votes.drawn
+            while job.estimation.votes.drawn > job.estimation.target:  # looks that the interrupted run had passed
+                job.estimation.target = self.rule.next_look(job.estimation.target)
+            self._decide(job)
+        return job
+
+    def _decide(self, job: ImageJob) -> None:
+        selection, estimation = job.selection, job.estimation
+        if job.verdict is None and selection.complete and estimation.complete:
+            votes = estimation.votes
+            job.verdict = self.rule.decide(selection.votes.counts_K, votes.counts_K, votes.drawn)
+            if job.verdict is None:
+                estimation.target = self.rule.next_look(votes.drawn)

@@ -1,0 +1,236 @@
+"""`smx verify`: are these certificates what their votes prove, and does the engine still vote like that?
+
+Recomputing radii needs neither the engine nor torch. `rerun` samples some images again with the same key: the same
+engine must give the same counts, another one counts that could come from the same probabilities.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..certificates import Certificate, CertificateFile, CorruptFile, Manifest, read_certificates
+from ..errors import BadInput, CheckFailed
+from ..progress import Progress, silent
+from ..rules import Rule, make_rule
+from ..statistics.bounds import consistent_p_value
+
+if TYPE_CHECKING:
+    from ..engines import Engine
+
+RERUN_ALPHA = 0.001
+"""Chance that an honest file fails `rerun` on another engine, over all images together."""
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """All checks passed. `expected_images` is how many the manifest selects; fewer lines mean an unfinished run."""
+
+    path: Path
+    certificates: int
+    expected_images: int
+    artefact_checked: bool
+    rerun: list[int]
+    """Indices of the images that were sampled again."""
+    same_engine: bool | None
+
+
+def verify(
+    certs: Path | str,
+    *,
+    artefact: Path | str | None = None,
+    rerun: int = 0,
+    data: str | None = None,
+    data_root: Path | str | None = None,
+    engine: str | None = None,
+    device: str = "auto",
+    seed: int | None = None,
+    progress: Progress = silent,
+) -> VerifyResult:
+    """Check a certificate file. CheckFailed names the first bad line; BadInput: missing file or option.
+
+    `artefact`: its digest must be the manifest's; needed for `rerun` of that many randomly chosen images.
+    """
+    path = Path(certs)
+    try:
+        content = read_certificates(path)
+    except CorruptFile as error:
+        raise CheckFailed(str(error)) from None
+    manifest = content.manifest
+    try:
+        rule = make_rule(
+            manifest.rule,
+            sigma=manifest.sigma,
+            n=manifest.n,
+            alpha=manifest.alpha,
+            **manifest.rule_parameters,
+        )
+        indices = range(*(int(manifest.data[name]) for name in ("start", "stop", "skip")))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckFailed(f"{path}, line 1: impossible manifest ({error})") from None
+    for line, certificate in enumerate(content.certificates, start=2):
+        expected = indices[line - 2] if line - 2 < len(indices) else None
+        reason = _wrong(certificate, manifest, rule, expected)
+        if reason:
+            raise CheckFailed(f"{path}, line {line} (image {certificate.index}): {reason}")
+    if rerun < 0:
+        raise BadInput(f"--rerun {rerun}: must be at least 0")
+    if rerun and artefact is None:
+        raise BadInput("--rerun: needs --artefact, the model to sample again")
+    again: list[int] = []
+    same: bool | None = None
+    if artefact is not None:
+        again, same = _check_artefact(content, Path(artefact), rerun, data, data_root, engine, device, seed, progress)
+    return VerifyResult(path, len(content.certificates), len(indices), artefact is not None, again, same)
+
+
+def _wrong(c: Certificate, manifest: Manifest, rule: Rule, expected_index: int | None) -> str | None:
+    """What is wrong with a certificate; None if nothing is."""
+    if c.index != expected_index:
+        wanted = "no further image" if expected_index is None else f"image {expected_index}"
+        return f"the manifest's selection has {wanted} here"
+    if sum(c.selection_counts.values()) > manifest.n0 or sum(c.counts.values()) > c.n or not 0 < c.n <= rule.largest_n:
+        return f"more votes than samples (n0 {manifest.n0}, n {c.n})"
+    if any(not 0 <= k < manifest.num_classes for k in (*c.selection_counts, *c.counts)):
+        return f"votes for a class outside 0 .. {manifest.num_classes - 1}"
+    if not 0 <= c.label < manifest.num_classes:
+        return f"label {c.label} is outside 0 .. {manifest.num_classes - 1}"
+    if c.n != rule.next_look(0):
+        return f"n is {c.n}, the rule decides at {rule.next_look(0)}"
+    verdict = rule.decide(_dense(c.selection_counts, manifest), _dense(c.counts, manifest), c.n)
+    assert verdict is not None
+    if c.prediction != verdict.prediction:
+        return f"prediction {c.prediction}, but the counts give {verdict.prediction}"
+    for name, said, computed in (
+        ("radius", c.radius, verdict.radius),
+        ("p_lower", c.p_lower, verdict.p_lower),
+    ):
+        if not np.isclose(said, computed, rtol=1e-9, atol=1e-12):
+            return f"{name} {said}, but the counts give {computed}"
+    if c.correct != (c.prediction == c.label):
+        return f"correct is {c.correct}, but the prediction is {c.prediction} and the label {c.label}"
+    if not c.seconds >= 0:
+        return f"seconds {c.seconds}"
+    return None
+
+
+def _dense(counts: dict[int, int], manifest: Manifest) -> np.ndarray:
+    dense = np.zeros(manifest.num_classes, np.int64)
+    for k, votes in counts.items():
+        dense[k] = votes
+    return dense
+
+
+def _check_artefact(
+    content: CertificateFile, path: Path, rerun: int, data: str | None, data_root: Path | str | None,
+    engine: str | None, device: str, seed: int | None, progress: Progress,
+) -> tuple[list[int], bool | None]:  # fmt: skip
+    """Digests, and the votes of `rerun` images; (indices sampled, whether on the same engine)."""
+    from ..artefacts import open_artefact
+
+    manifest = content.manifest
+    opened = open_artefact(path)
+    same_file = opened.sha256 == manifest.artefact.get("sha256")
+    same_weights = opened.weights_sha256 is not None and opened.weights_sha256 == manifest.artefact.get(
+        "weights_sha256"
+    )
+    if not same_file and not (engine and same_weights):
+        raise CheckFailed(
+            f"{content.path}, line 1: these certificates are for SHA-256 {str(manifest.artefact.get('sha256'))[:12]}..., "
+            f"{opened.file} has {opened.sha256[:12]}..."
+        )
+    if not rerun:
+        return [], None
+
+    from ..data import load_data
+    from ..engines import open_engine
+
+    stored = manifest.data
+    images = load_data(data or stored["name"], root=data_root or stored.get("root"), split=stored["split"])
+    if images.digest() != stored["digest"]:
+        raise CheckFailed(
+            f"{content.path}, line 1: --data {images.name} is not the data set that was certified (digest differs)"
+        )
+    runner = open_engine(
+        opened, engine or manifest.engine["name"], batch_size=manifest.engine["batch_size"], device=device
+    )
+    said = {k: manifest.engine.get(k) for k in ("name", "version", "device", "precision", "batch_size")}
+    same = same_file and said == {k: v for k, v in runner.info.record().items() if k in said}
+    chosen = sorted(
+        random.Random(seed).sample(content.certificates, min(rerun, len(content.certificates))),
+        key=lambda c: c.index,
+    )
+    _sample_again(content, chosen, runner, images, same, progress)
+    return [c.index for c in chosen], same
+
+
+def _sample_again(
+    content: CertificateFile,
+    chosen: list[Certificate],
+    engine: Engine,
+    images: object,
+    same: bool,
+    progress: Progress,
+) -> None:
+    from ..data import ImageSet
+    from .run import check_images_fit
+    from .sampler import run
+    from .scheduler import ImageJob, Scheduler
+
+    assert isinstance(images, ImageSet)
+    check_images_fit(engine, images)
+    manifest = content.manifest
+    rule = make_rule(
+        manifest.rule, sigma=manifest.sigma, n=manifest.n, alpha=manifest.alpha, **manifest.rule_parameters
+    )
+    by_index = {c.index: c for c in chosen}
+    line_of = {c.index: line for line, c in enumerate(content.certificates, start=2)}
+    done = 0
+
+    def check(job: ImageJob) -> None:
+        nonlocal done
+        said = by_index[job.index]
+        where = f"{content.path}, line {line_of[job.index]} (image {job.index})"
+        for name, claimed, found in (
+            ("selection_counts", said.selection_counts, job.selection.votes),
+            ("counts", said.counts, job.estimation.votes),
+        ):
+            again = {int(k): int(found.counts_K[k]) for k in np.flatnonzero(found.counts_K)}
+            if same and again != claimed:
+                raise CheckFailed(f"{where}: {name} {claimed}, but sampling again gives {again}")
+            if not same:
+                _consistent(where, name, claimed, again, found.drawn, tests=2 * len(chosen) * manifest.num_classes)
+        done += 1
+        progress("sampling again", done, len(chosen), "")
+
+    scheduler = Scheduler(by_index, rule, manifest.n0, manifest.num_classes)
+    run(
+        engine,
+        images,
+        scheduler,
+        sigma=manifest.sigma,
+        key=manifest.key,
+        after_batch=lambda _: _ignore(scheduler.release(check)),
+    )
+    scheduler.release(check)
+
+
+def _ignore(_: int) -> None:
+    """A callback's result that nobody needs."""
+
+
+def _consistent(
+    where: str, name: str, claimed: dict[int, int], again: dict[int, int], drawn: int, *, tests: int
+) -> None:
+    """Fisher's exact test for every class, RERUN_ALPHA divided among all tests of the call (Bonferroni)."""
+    for k in sorted({*claimed, *again}):
+        p = consistent_p_value(claimed.get(k, 0), drawn, again.get(k, 0), drawn)
+        if p < RERUN_ALPHA / tests:
+            raise CheckFailed(
+                f"{where}: {name} has {claimed.get(k, 0)} votes for class {k}, sampling again on this engine gives "
+                f"{again.get(k, 0)} of {drawn}: not one probability (p = {p:.1e})"
+            )

@@ -1,0 +1,98 @@
+"""Engines by name. Each is one module, imported when it is first asked for; adding one is that file and a line here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from ..artefacts import Artefact
+from ..errors import BadInput, Unavailable
+from .base import NO_VOTE, Engine, EngineInfo, votes
+
+__all__ = [
+    "ENGINES",
+    "NO_VOTE",
+    "Engine",
+    "EngineInfo",
+    "available",
+    "default_engine",
+    "open_engine",
+    "votes",
+]
+
+ENGINES = {
+    # name: (module, what it runs), best first
+    "ort": ("ort", "ONNX files on ONNX Runtime, CPU"),
+    "torch": ("torch_eager", "run folders in PyTorch, CPU or CUDA"),
+}
+
+
+def _module(name: str) -> Any:
+    if name not in ENGINES:
+        raise BadInput(f"--engine {name}: unknown; known engines: {', '.join(ENGINES)}")
+    return import_module(f".{ENGINES[name][0]}", __package__)
+
+
+def available(name: str) -> tuple[str | None, str]:
+    """(version, "") of an engine that works here, or (None, why not and which extra brings it)."""
+    try:
+        return _module(name).version(), ""
+    except Unavailable as error:
+        return None, str(error)
+
+
+def default_engine(artefact: Artefact) -> str:
+    """The best engine on this machine that runs `artefact`; Unavailable with every reason if there is none."""
+    reasons = []
+    for name in ENGINES:
+        if artefact.kind not in _module(name).RUNS:
+            continue
+        version, reason = available(name)
+        if version is not None:
+            return name
+        reasons.append(reason)
+    raise Unavailable("; ".join(reasons) or f"{artefact.path}: no engine runs this kind of artefact ({artefact.kind})")
+
+
+def open_engine(
+    artefact: Artefact,
+    name: str | None = None,
+    *,
+    batch_size: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> Engine:
+    """Load `artefact` on the engine called `name` (None: the best that works).
+
+    `batch_size` None chooses one that suits the input's size. Raises BadInput (wrong kind of artefact, malformed
+    file, impossible batch size) or Unavailable (engine or device missing).
+    """
+    if batch_size is not None and batch_size < 1:
+        raise BadInput(f"--batch-size {batch_size}: must be at least 1")
+    if threads is not None and threads < 1:
+        raise BadInput(f"--threads {threads}: must be at least 1")
+    if device not in ("auto", "cpu", "cuda"):
+        raise BadInput(f"--device {device}: must be auto, cpu or cuda")
+    name = name or default_engine(artefact)
+    module = _module(name)
+    if artefact.kind not in module.RUNS:
+        others = [other for other in ENGINES if artefact.kind in _module(other).RUNS]
+        remedy = f"use --engine {others[0]}" if others else "export it first"
+        if artefact.kind == "run":
+            remedy = f"export it first (smx export {artefact.path} --out DIR) or use --engine torch"
+        raise BadInput(f"--engine {name} does not run {artefact.description}: {remedy}")
+    if batch_size is not None and artefact.max_batch is not None and batch_size > artefact.max_batch:
+        raise BadInput(f"--batch-size {batch_size}: {artefact.path} was exported for at most {artefact.max_batch}")
+    version, reason = available(name)
+    if version is None:
+        raise Unavailable(reason)
+    engine: Engine = module.open_engine(artefact, batch_size=batch_size, device=device, threads=threads)
+    return engine
+
+
+def suitable_batch_size(input_shape: tuple[int, int, int], artefact: Artefact, *, cuda: bool) -> int:
+    """256 rows (1024 on a GPU), fewer for large images: activations must fit the caches or the memory."""
+    channels, height, width = input_shape
+    budget = (64 << 20) // (4 * channels * height * width)
+    size = max(8, min(1024 if cuda else 256, budget * (8 if cuda else 1)))
+    return min(size, artefact.max_batch or size)

@@ -1,0 +1,59 @@
+"""What an engine is: something that turns one fixed-shape batch into votes, and says what it is.
+
+A stage before this one knows nothing about votes; a stage after it nothing about runtimes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+NO_VOTE = -1
+"""The vote of a row whose logits are not all finite: it counts for no class, and so against every class."""
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """The identity of a loaded engine, as it goes into manifests."""
+
+    name: str
+    """As given to --engine."""
+    version: str
+    device: str
+    """"cpu" or "cuda:0", with the device's product name where there is one."""
+    precision: str
+    batch_size: int
+    """Rows of every batch: one static shape a run."""
+    threads: int | None
+    input_shape: tuple[int, int, int]
+    """C, H, W."""
+    num_classes: int
+    artefact_sha256: str
+    """Of the file that runs."""
+
+    def record(self) -> dict[str, Any]:
+        """The part that manifests hold under "engine"."""
+        values = asdict(self)
+        return {k: values[k] for k in ("name", "version", "device", "precision", "batch_size", "threads")}
+
+
+class Engine(Protocol):
+    """One loaded artefact on one runtime and device."""
+
+    info: EngineInfo
+
+    def logits(self, x_BCHW: np.ndarray) -> np.ndarray:
+        """Scores [B, K] of float32 images [B, C, H, W] in [0, 1] plus noise. Any B the artefact allows."""
+        ...
+
+
+def votes(logits_BK: np.ndarray) -> np.ndarray:
+    """The class of each row, int64 [B]; ties go to the lowest index, rows with NaN or Inf to NO_VOTE."""
+    vote_B = logits_BK.argmax(axis=1)
+    # A sum is finite only if every term is; the exact look is needed where a finite row could overflow.
+    doubtful = ~np.isfinite(logits_BK.sum(axis=1, dtype=np.float64))
+    if doubtful.any():
+        vote_B[~np.isfinite(logits_BK).all(axis=1)] = NO_VOTE
+    return vote_B

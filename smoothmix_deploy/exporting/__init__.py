@@ -1,0 +1,1 @@
+"""From a run folder to an artefact that ships, through a gate that fails closed."""

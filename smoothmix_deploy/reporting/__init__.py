@@ -1,0 +1,1 @@
+"""Tables, plots and pages from certificate files, ours and the reference implementations'."""

@@ -1,0 +1,69 @@
+"""Certification logs of the public reference implementations: tab-separated `idx label predict radius correct time`.
+
+The radius was printed to three significant digits, rounded to nearest; sigma is in the file's name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import BadInput
+from ..statistics.bounds import ABSTAIN
+
+COLUMNS = ("idx", "label", "predict", "radius", "correct")
+
+
+@dataclass(frozen=True)
+class LogRow:
+    """One image of a log."""
+
+    index: int
+    label: int
+    prediction: int
+    radius: float
+    correct: bool
+
+
+def read_reference_log(path: Path) -> list[LogRow]:
+    """The rows of a log; BadInput names the first line that is not one."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: neither a certificate file nor a table of the reference implementation") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+    header = lines[0].split("\t") if lines else []
+    if tuple(header[:5]) != COLUMNS:
+        raise BadInput(
+            f"{path}, line 1: neither a certificate file nor a table of the reference implementation "
+            f"(its columns would be {' '.join(COLUMNS)})"
+        )
+    return [_row(path, number, line) for number, line in enumerate(lines[1:], start=2) if line.strip()]
+
+
+def _row(path: Path, number: int, line: str) -> LogRow:
+    cells = line.split("\t")
+    try:
+        index, label, prediction = (int(cell) for cell in cells[:3])
+        radius, correct = float(cells[3]), int(cells[4])
+    except (ValueError, IndexError):
+        raise BadInput(
+            f"{path}, line {number}: expected idx, label, predict, radius, correct; found {line[:80]!r}"
+        ) from None
+    if correct not in (0, 1) or not math.isfinite(radius) or radius < 0 or prediction < ABSTAIN:
+        raise BadInput(f"{path}, line {number}: impossible values in {line[:80]!r}")
+    return LogRow(index, label, prediction, radius, bool(correct))
+
+
+def sigma_from_name(path: Path) -> float | None:
+    """From `sigma_0.50` or `noise_0.50` in the file's name, or failing that in the nearest folder's."""
+    for part in reversed(path.parts):
+        found = re.findall(r"(?:sigma|noise)_(\d+(?:\.\d+)?)", part)
+        if found:
+            return float(found[-1])
+    return None

@@ -1,0 +1,72 @@
+"""Exact binomial bounds and the radii they prove.
+
+Pure functions of counts. This file knows nothing about images, engines or files; it is meant to be reviewed on
+its own. Source of the theorem and the protocol: Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness via
+Randomized Smoothing", ICML 2019 (arXiv 1902.02918), Theorem 1 and section 3.2. Bounds: Clopper and Pearson 1934.
+"""
+
+from __future__ import annotations
+
+import math
+
+from scipy import special, stats
+
+ABSTAIN = -1
+"""The prediction of an abstention."""
+
+
+def clopper_pearson_lower(successes: int, trials: int, alpha: float) -> float:
+    """One-sided lower confidence bound on a binomial proportion: P[p < bound] <= alpha for every true p.
+
+    The bound is the p at which seeing `successes` or more of `trials` has probability alpha. Where the inverse of
+    the incomplete beta function is off by rounding, the result is lowered until the tail is no more than alpha.
+    """
+    _check(successes, trials, alpha)
+    if successes == 0:
+        return 0.0
+    bound = float(special.betaincinv(successes, trials - successes + 1, alpha))
+    while bound > 0 and special.betainc(successes, trials - successes + 1, bound) > alpha:
+        bound -= max(bound * 2.0**-50, 5e-324)
+    return bound
+
+
+def clopper_pearson_upper(successes: int, trials: int, alpha: float) -> float:
+    """One-sided upper confidence bound on a binomial proportion: P[p > bound] <= alpha for every true p."""
+    _check(successes, trials, alpha)
+    return 1.0 - clopper_pearson_lower(trials - successes, trials, alpha)
+
+
+def certified_radius(p_lower: float, sigma: float) -> float:
+    """L2 radius `sigma * ppf(p_lower)` in [0, 1] pixel units; 0 where `p_lower` <= 1/2 (Cohen et al., eq. 3)."""
+    return sigma * float(special.ndtri(p_lower)) if p_lower > 0.5 else 0.0
+
+
+def largest_radius(n: int, alpha: float, sigma: float) -> float:
+    """The radius when all of `n` samples vote for the class: nothing larger can come out. 0: always abstains."""
+    return certified_radius(clopper_pearson_lower(n, n, alpha), sigma)
+
+
+def fewest_samples(alpha: float) -> int:
+    """The smallest n at which a unanimous vote certifies anything, i.e. alpha^(1/n) > 1/2."""
+    n = max(1, math.ceil(math.log2(1 / alpha)))
+    while largest_radius(n, alpha, 1.0) <= 0:
+        n += 1
+    return n
+
+
+def top_two_p_value(first: int, second: int) -> float:
+    """Two-sided binomial test of the top two counts at 1/2 (Cohen et al., PREDICT; Hung and Fithian 2019)."""
+    return float(stats.binomtest(first, first + second, 0.5).pvalue) if first + second else 1.0
+
+
+def consistent_p_value(successes_a: int, trials_a: int, successes_b: int, trials_b: int) -> float:
+    """Fisher's exact two-sided p-value that two counts come from one proportion."""
+    table = [[successes_a, trials_a - successes_a], [successes_b, trials_b - successes_b]]
+    return float(stats.fisher_exact(table)[1])
+
+
+def _check(successes: int, trials: int, alpha: float) -> None:
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"counts must satisfy 0 <= successes <= trials, got {successes} of {trials}")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie in (0, 1), got {alpha}")

@@ -1,0 +1,1 @@
+"""Training base classifiers: one pure step function a method, one loop for all."""
