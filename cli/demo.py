@@ -15,7 +15,7 @@ NAME = "demo"
 def command(
     out: Annotated[Path, typer.Option("--out", help="New folder for everything.")] = Path("smx-demo"),
     n: Annotated[int, typer.Option("--n", help="Samples of a certificate.")] = 5_000,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: o.Seed = None,
     json: o.Json = False,
 ) -> None:
     """Train, export, certify, verify, benchmark and report on embedded data: two minutes, no network, no GPU."""

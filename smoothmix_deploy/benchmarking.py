@@ -108,7 +108,7 @@ def bench(
             runner = open_engine(artefact, name, batch_size=size, device=device, threads=threads)
             rows.append(_measure(artefact, runner, n, n0, seconds))
     progress("benchmarking", total, total, "done")
-    result = BenchResult(_environment(), n, n0, rows, skipped)
+    result = BenchResult(environment(), n, n0, rows, skipped)
     if out is not None:
         write_json(Path(out), result.record())
     if plot is not None:
@@ -206,7 +206,8 @@ def _peak_memory_mb() -> float | None:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """What a benchmark must say of its machine."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor_name(),

@@ -39,11 +39,14 @@ def demo(
     *,
     out: Path | str = "smx-demo",
     n: int = 5_000,
-    seed: int = 0,
+    seed: int | None = None,
     progress: Progress = silent,
     note: Callable[[str], None] = lambda text: None,
 ) -> DemoResult:
-    """Run every stage into the new folder `out`. Raises BadInput if `out` is there already."""
+    """Run every stage into the new folder `out`. Raises BadInput if `out` is there already.
+
+    `seed` None: training with seed 0, certificates with a key from the operating system.
+    """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"--out {out}: exists; remove it or choose another")
@@ -52,7 +55,7 @@ def demo(
     for method in METHODS:
         run, artefact, certs = out / f"run-{method}", out / f"export-{method}", out / f"{method}.jsonl"
         note(f"train: {method} on digits (1,437 real images, 8 x 8)")
-        train(recipe=f"{method}-digits-0.25", out=run, seed=seed, device="cpu", progress=progress)
+        train(recipe=f"{method}-digits-0.25", out=run, seed=seed or 0, device="cpu", progress=progress)
         exported = export(run, out=artefact, seed=seed, progress=progress)
         note(f"export: parity gate passed, {exported.parity.summary}")
         certify(artefact, engine="ort", data="digits", n=n, out=certs, seed=seed, progress=progress)

@@ -6,6 +6,7 @@ with or without DataParallel's `module.`. Unpickled with weights_only=True: code
 
 from __future__ import annotations
 
+import math
 import pickle
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,7 +40,6 @@ def import_checkpoint(
     out: Path | str,
     arch: str | None = None,
     data_root: Path | str | None = None,
-    method: str = "imported",
 ) -> ImportResult:
     """Make a run folder of a published checkpoint.
 
@@ -47,12 +47,15 @@ def import_checkpoint(
     BadInput: no such file, not such a checkpoint, code in the pickle, weights that do not fit.
     """
     checkpoint, out = Path(checkpoint), Path(out)
-    if not sigma > 0:
-        raise BadInput(f"--sigma {sigma}: must be positive")
+    if not 0 < sigma < math.inf:
+        raise BadInput(f"--sigma {sigma}: must be positive and finite")
     if (out / CONFIG).exists():
         raise BadInput(f"{out}: already a run folder; choose another --out")
     content = _load(checkpoint)
-    arch = canonical_arch(arch or str(content.get("arch") or ""))
+    named = str(content.get("arch") or "")
+    if not arch and ":" in named and not named.startswith("timm:"):  # a file must not choose code to import and call
+        raise BadInput(f"{checkpoint}: names the callable {named} as its arch; pass --arch {named} if you trust it")
+    arch = canonical_arch(arch or named)
     if not arch:
         raise BadInput(f"{checkpoint}: names no arch; pass --arch")
     info = data_info(data)
@@ -69,6 +72,10 @@ def import_checkpoint(
         raise BadInput(
             f"{checkpoint}: its weights do not fit --arch {arch} with {classes} classes ({reason})"
         ) from None
+    # After the copy: a float64 or complex value may be finite in the file and not in the network.
+    for name, tensor in model.net.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise BadInput(f"{checkpoint}: {name} has NaN or infinite weights")
     config = RunConfig(
         arch=arch,
         num_classes=classes,
@@ -76,7 +83,7 @@ def import_checkpoint(
         input_shape=shape,
         mean_sd=mean_sd,
         sigma=sigma,
-        method=method,
+        method="imported",
         recipe=None,
         seed=None,
         data={**stored_spec(data, data_root), "split": "train", "digest": None},
@@ -99,8 +106,9 @@ def _load(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         reason = (str(error).splitlines() or [""])[0]
         raise BadInput(f"{path}: refused: not a plain checkpoint of tensors, it may contain code ({reason})") from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise BadInput(f"{path}: not a readable PyTorch checkpoint ({(str(error).splitlines() or [''])[0]})") from None
+    except Exception as error:  # a truncated or foreign file, whatever torch's reader makes of it
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{path}: not a readable PyTorch checkpoint ({reason})") from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise BadInput(f'{path}: expected a dict with "arch" and "state_dict", as the reference implementations save')
     return content
@@ -116,7 +124,4 @@ def _network_weights(path: Path, state: dict[str, Any]) -> dict[str, torch.Tenso
     bad = [k for k, v in weights.items() if not isinstance(v, torch.Tensor)]
     if bad or not weights:
         raise BadInput(f"{path}: state_dict entry {bad[0] if bad else '(none)'} is not a tensor")
-    not_finite = [k for k, v in weights.items() if v.is_floating_point() and not torch.isfinite(v).all()]
-    if not_finite:
-        raise BadInput(f"{path}: {not_finite[0]} has NaN or infinite weights")
     return weights

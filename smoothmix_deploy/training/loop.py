@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -210,14 +209,6 @@ class Trainer:
             self._position = Position(**json.loads(state["position"]))
             self.model.load_state_dict(state["model"])
             self._optimizer.load_state_dict(state["optimizer"])
-        except (
-            pickle.UnpicklingError,
-            RuntimeError,
-            OSError,
-            EOFError,
-            KeyError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except Exception as error:  # a truncated or foreign file, whatever torch's reader makes of it
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise BadInput(f"{path}: not a readable training state ({reason}); start afresh in another --out") from None

@@ -5,6 +5,7 @@ Values: arXiv 2111.09277, appendix, and the scripts that its authors published. 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -42,6 +43,11 @@ class HyperParameters:
 
     def __post_init__(self) -> None:
         for name, ok, wanted in (
+            *(
+                (name, math.isfinite(value), "a finite number")
+                for name, value in vars(self).items()
+                if isinstance(value, float)
+            ),
             ("sigma", self.sigma > 0, "positive"),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("m", self.m >= 1, "at least 1"),

@@ -1,0 +1,187 @@
+"""Training: the attack, the schedule, exact resumption, and what a run folder holds."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import smoothmix_deploy as smx
+from smoothmix_deploy.models.build import build_model
+from smoothmix_deploy.models.run_folder import load_model, read_config
+from smoothmix_deploy.training.attack import adversarial_path, project
+from smoothmix_deploy.training.batches import augment_batch
+from smoothmix_deploy.training.loop import learning_rate
+from smoothmix_deploy.training.recipes import HyperParameters
+from smoothmix_deploy.training.smoothmix import smoothmix_step
+from smoothmix_deploy.training.steps import Draws
+
+BUDGET = {"data": "digits", "epochs": 3, "stop": 200, "batch_size": 64, "m": 2, "attack_steps": 2}
+
+
+def model_and_batch(batch=5, m=3):
+    torch.manual_seed(0)
+    model = build_model("digits-cnn", num_classes=10, input_shape=(1, 8, 8), mean_sd=None).double()
+    x = torch.rand(batch, 1, 8, 8, dtype=torch.float64) * 0.6 + 0.2
+    y = torch.arange(batch) % 10
+    return model, x, y, 0.25 * torch.randn(m, batch, 1, 8, 8, dtype=torch.float64)
+
+
+def smoothed_loss(model, x, y, noise):
+    """-log of the mean softmax of the true class, one draw at a time: the definition."""
+    p = sum(model(x + d).softmax(dim=1) for d in noise) / len(noise)
+    return -p[torch.arange(len(x)), y].log()
+
+
+def test_attack_goes_uphill_by_the_step_size():
+    """Each step moves every sample by alpha (where nothing is clipped) and raises the smoothed loss."""
+    model, x, y, noise = model_and_batch()
+    model.eval().requires_grad_(False)
+    first, last = adversarial_path(model, x, y, noise, steps=3, step_size=0.05)
+    torch.testing.assert_close((first - x).flatten(1).norm(dim=1), torch.full((5,), 0.05, dtype=torch.float64))
+    at_start, at_first, at_last = (smoothed_loss(model, p, y, noise) for p in (x, first, last))
+    assert (at_first > at_start).all()
+    assert (at_last > at_first).all()
+
+
+def test_attack_follows_the_gradient_of_the_definition():
+    """The batched draws give the direction of the one-by-one definition."""
+    model, x, y, noise = model_and_batch()
+    x = x.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(smoothed_loss(model, x, y, noise).sum(), x)
+    direction = gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    first, _ = adversarial_path(model, x.detach(), y, noise, steps=1, step_size=0.05)
+    torch.testing.assert_close((first - x).detach() / 0.05, direction, rtol=1e-6, atol=1e-6)
+
+
+def test_projection():
+    """Within the ball and the image range."""
+    x = torch.full((2, 1, 8, 8), 0.5)
+    moved = x + torch.tensor([0.2, 0.001]).view(2, 1, 1, 1)
+    found = project(moved, x, 0.4)
+    assert (found - x).flatten(1).norm(dim=1)[0] == pytest.approx(0.4, rel=1e-5)
+    torch.testing.assert_close(found[1], moved[1])
+    assert project(x + 3, x, None).max() == 1.0
+
+
+def test_step_leaves_the_model_as_it_was():
+    """Training mode and parameter gradients survive the attack."""
+    model, x, y, noise = model_and_batch()
+    model.train()
+    frozen = next(model.parameters()).requires_grad_(False)
+    smoothmix_step(model, x, y, Draws(noise, torch.rand(5, dtype=torch.float64) / 2), HyperParameters(), 1.0)
+    assert model.training
+    assert not frozen.requires_grad
+    assert all(p.requires_grad for p in list(model.parameters())[1:])
+
+
+def test_learning_rate():
+    """Step: drops at whole multiples. Smooth ones: rise (one-cycle) and end near zero."""
+    step = HyperParameters(lr=1.0, lr_step=3, epochs=9)
+    assert [learning_rate(step, e, 0.5) for e in (0, 2, 3, 6)] == pytest.approx([1, 1, 0.1, 0.01])
+    cycle = HyperParameters(lr=1.0, epochs=10, schedule="one-cycle")
+    rates = [learning_rate(cycle, e, 0.0) for e in range(10)]
+    assert max(rates) == rates[3] == pytest.approx(1.0)
+    assert learning_rate(cycle, 9, 0.999) < 0.01
+    assert learning_rate(HyperParameters(lr=1.0, epochs=10, schedule="cosine"), 5, 0.0) == pytest.approx(0.5)
+
+
+def test_augmentation_crops_and_flips():
+    """Every result is some crop of the padded image or of its mirror image; both happen."""
+    x = torch.arange(1, 2 * 3 * 32 * 32 + 1, dtype=torch.float32).view(2, 3, 32, 32).repeat(32, 1, 1, 1)
+    found = augment_batch(x, "crop-flip", torch.Generator().manual_seed(0))
+    flips = 0
+    for original, result in zip(x, found, strict=True):
+        matches = []
+        for flipped, image in ((False, original), (True, original.flip(2))):
+            padded = torch.nn.functional.pad(image, (4, 4, 4, 4))
+            windows = padded.unfold(1, 32, 1).unfold(2, 32, 1)  # [3, 9, 9, 32, 32]
+            matches += [flipped for r in range(9) for c in range(9) if torch.equal(windows[:, r, c], result)]
+        assert len(matches) == 1
+        flips += matches[0]
+    assert 16 <= flips <= 48
+    assert torch.equal(augment_batch(x, "none", torch.Generator()), x)
+
+
+@pytest.mark.parametrize("method", ["smoothmix", "gaussian"])
+def test_stopped_and_resumed_is_bit_for_bit_the_same(tmp_path, method):
+    """Ctrl-C in the middle of an epoch, then --resume: the weights of an uninterrupted run, and its metrics."""
+    smx.train(out=tmp_path / "whole", method=method, **BUDGET)
+    calls = 0
+
+    def interrupt(what, done, total, details):
+        nonlocal calls
+        calls += 1
+        if calls == 6:  # of 4 batches an epoch
+            raise KeyboardInterrupt
+
+    with pytest.raises(smx.Stopped, match="--resume"):
+        smx.train(out=tmp_path / "parts", method=method, progress=interrupt, **BUDGET)
+    smx.train(out=tmp_path / "parts", method=method, resume=True, **BUDGET)
+    whole, parts = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+    timing = {"seconds", "images_per_second"}
+    metrics = [
+        [
+            {k: v for k, v in json.loads(line).items() if k not in timing}
+            for line in (tmp_path / name / "metrics.jsonl").open()
+        ]
+        for name in ("whole", "parts")
+    ]
+    assert metrics[0] == metrics[1]
+    assert [line["epoch"] for line in metrics[0]] == [0, 1, 2]
+
+
+def test_seeds_matter(tmp_path):
+    """Another seed, other weights."""
+    for seed in (0, 1):
+        smx.train(out=tmp_path / str(seed), method="gaussian", seed=seed, **{**BUDGET, "epochs": 1})
+    assert (tmp_path / "0/model.safetensors").read_bytes() != (tmp_path / "1/model.safetensors").read_bytes()
+
+
+def test_run_folder_rebuilds_the_model(tmp_path):
+    """config.json says everything that is needed."""
+    result = smx.train(out=tmp_path / "run", method="gaussian", **{**BUDGET, "epochs": 1})
+    config = read_config(result.path)
+    assert (config.arch, config.sigma, config.num_classes, config.input_shape) == ("digits-cnn", 0.25, 10, (1, 8, 8))
+    assert config.epochs_completed == 1
+    assert config.hyper_parameters["epochs"] == 1
+    assert config.data["images"] == 200
+    logits = load_model(result.path, config)(torch.zeros(1, 1, 8, 8))
+    assert logits.shape == (1, 10)
+
+
+def test_diverging_training_says_so(tmp_path):
+    """A loss that is not finite stops the run with the step, and the last good state stays."""
+    with pytest.raises(smx.CheckFailed, match="diverged"):
+        smx.train(out=tmp_path / "run", method="gaussian", lr=1e20, schedule="step", **BUDGET)
+
+
+def test_other_data_on_resume_is_refused(tmp_path):
+    """Going on with other images, or other options, would be another run."""
+    smx.train(out=tmp_path / "run", method="gaussian", **{**BUDGET, "epochs": 1})
+    for change, word in (
+        ({"stop": 150}, "images"),
+        ({"lr": 0.5}, "lr"),
+        ({"seed": 3}, "seed"),
+        ({"sigma": 0.5}, "sigma"),
+    ):
+        with pytest.raises(smx.BadInput, match=word):
+            smx.train(out=tmp_path / "run", method="gaussian", resume=True, **{**BUDGET, "epochs": 1, **change})
+
+
+def test_lazy_and_memory_sets_train(tmp_path):
+    """Image files (folder:) and arrays (npz:) both train; classes keep their names."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / "train" / name).mkdir(parents=True)
+        for i in range(8):
+            Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(tmp_path / f"images/train/{name}/{i}.png")
+    small = {"arch": "lenet", "sigma": 0.5, "epochs": 1, "batch_size": 8, "m": 2, "attack_steps": 1}
+    result = smx.train(out=tmp_path / "run", data=f"folder:{tmp_path / 'images'}", **small)
+    assert read_config(result.path).class_names == ["cat", "dog"]
+    np.savez(tmp_path / "x.npz", x=rng.integers(0, 256, (16, 28, 28), np.uint8), y=np.arange(16) % 3)
+    result = smx.train(out=tmp_path / "run2", data=f"npz:{tmp_path / 'x.npz'}", **small)
+    assert read_config(result.path).num_classes == 3
