@@ -26,7 +26,7 @@ def command(
 ) -> None:
     """Certified accuracy at radii, ACR, accuracy and abstentions of certificate files."""
     import smoothmix_deploy as smx
-    from smoothmix_deploy.reporting.report import FORMATS
+    from smoothmix_deploy.reporting.table import FORMATS
 
     if format not in FORMATS:
         raise smx.BadInput(f"--format {format}: must be one of {', '.join(FORMATS)}")

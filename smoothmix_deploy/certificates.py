@@ -1,4 +1,4 @@
-"""Certificate files (`certs.jsonl`): the one place that writes and reads them, and the reference's TSV.
+"""Certificate files (`certs.jsonl`): the one place that writes and reads them.
 
 First line a manifest, then a line an image, in data-set order. The manifest and a line's counts are enough to
 recompute its radius. Append-only: a killed run leaves whole lines and at most one torn line, which a resumed run
@@ -10,16 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
-from datetime import timedelta
-from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from .errors import BadInput, Stopped
-from .files import to_json, write_text
+from .files import to_json
 
 FORMAT_VERSION = 1
 
@@ -285,21 +282,3 @@ def _certificate(path: Path, number: int, record: dict[str, Any]) -> Certificate
             counts[int(key)] = votes
         values[name] = counts
     return Certificate(**values)
-
-
-def round_down(value: float, digits: int = 3) -> str:
-    """`value` >= 0 to `digits` significant digits, never upwards: a printed radius is a proved one."""
-    exact = Decimal(value)
-    if exact == 0:
-        return "0.0"
-    step = Decimal(1).scaleb(exact.adjusted() - digits + 1)
-    return str(float(exact.quantize(step, rounding=ROUND_FLOOR)))
-
-
-def write_tsv(path: Path, certificates: Iterable[Certificate]) -> None:
-    """The reference's table (`idx label predict radius correct time`), with radii rounded down."""
-    rows = ["idx\tlabel\tpredict\tradius\tcorrect\ttime"]
-    for c in certificates:
-        seconds = timedelta(seconds=c.seconds)
-        rows.append(f"{c.index}\t{c.label}\t{c.prediction}\t{round_down(c.radius)}\t{int(c.correct)}\t{seconds}")
-    write_text(path, "\n".join(rows) + "\n")

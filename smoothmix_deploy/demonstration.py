@@ -17,7 +17,8 @@ from .certification.verify import verify
 from .errors import BadInput
 from .exporting.run import export
 from .progress import Progress, silent
-from .reporting.report import Report, report
+from .reporting.report import report
+from .reporting.table import Report
 from .training.run import train
 
 METHODS = ("smoothmix", "gaussian")

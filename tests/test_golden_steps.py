@@ -21,8 +21,9 @@ from scipy.special import ndtri
 
 from smoothmix_deploy.data import data_info
 from smoothmix_deploy.models import build_model
+from smoothmix_deploy.training.methods import step_function
 from smoothmix_deploy.training.recipes import HyperParameters
-from smoothmix_deploy.training.steps import Draws, step_function
+from smoothmix_deploy.training.steps import Draws
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "smoothmix_steps.json").read_text(encoding="utf-8"))["steps"]
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}

@@ -19,22 +19,21 @@ import numpy as np
 from ..artefacts import Artefact, open_artefact
 from ..certificates import (
     Certificate,
-    CertificateFile,
     CertificateWriter,
     Manifest,
-    read_certificates,
-    write_tsv,
 )
 from ..data import ImageSet, load_data, select, stored_spec
 from ..engines import Engine, open_engine
 from ..errors import BadInput, Stopped
 from ..noise.gaussian import GENERATOR, key_from_seed, random_key
 from ..progress import Progress, silent
+from ..reference_log import write_tsv
 from ..rules import Rule, make_rule
 from ..statistics.bounds import fewest_samples
 from ..summary import Summary, summarise
 from ..versions import versions
 from .partial import PartialVotes
+from .resumption import check_order, check_same_run, file_to_resume
 from .sampler import run
 from .scheduler import ImageJob, Scheduler
 from .self_test import self_test
@@ -88,7 +87,7 @@ def certify(
     from the operating system. Raises BadInput, CheckFailed (self-test, altered artefact), Unavailable, Stopped.
     """
     out = Path(out)
-    known = _to_resume(out, resume)
+    known = file_to_resume(out, resume)
     opened = open_artefact(artefact)
     sigma = resolve_sigma(sigma, opened)
     stopping = make_checked_rule(rule, sigma, n, n0, alpha, noise, note)
@@ -118,9 +117,9 @@ def certify(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
     if known is not None:
-        _check_same_run(out, known.manifest, manifest)
+        check_same_run(out, known.manifest, manifest)
     done = known.certificates if known else []
-    _check_order(out, done, indices)
+    check_order(out, done, indices)
     note(
         f"engine {runner.info.name} ({runner.info.device}), batches of {runner.info.batch_size}, {len(indices)} images; "
         f"largest radius attainable: {stopping.largest_radius:.3f} ({stopping.largest_radius / sigma:.2f} sigma)"
@@ -277,40 +276,3 @@ def _images(
         **stored_spec(name, root),
         "split": split,
     }
-
-
-def _to_resume(out: Path, resume: bool) -> CertificateFile | None:
-    """The file to go on with, or None for a new one."""
-    if not out.exists():
-        return None
-    if not resume:
-        raise BadInput(f"--out {out}: exists; add --resume to go on with it, or choose another")
-    with open(out, "rb") as file:
-        begun = file.readline().endswith(b"\n")
-    if not begun:  # killed before the manifest was whole: nothing was computed
-        out.unlink()
-        return None
-    return read_certificates(out, allow_torn_tail=True)
-
-
-_SAME = ("sigma", "alpha", "n0", "n", "rule", "rule_parameters", "noise", "generator", "num_classes")
-
-
-def _check_same_run(out: Path, old: Manifest, new: Manifest) -> None:
-    """BadInput names the first thing in which the run asked for differs from the one in the file."""
-    pairs = [(name, getattr(old, name), getattr(new, name)) for name in _SAME]
-    pairs += [("artefact " + k, old.artefact.get(k), new.artefact[k]) for k in ("sha256",)]
-    pairs += [("engine " + k, old.engine.get(k), value) for k, value in new.engine.items()]
-    pairs += [("data " + k, old.data.get(k), new.data[k]) for k in ("digest", "split", "start", "stop", "skip")]
-    if new.seed is not None:
-        pairs.append(("seed", old.seed, new.seed))
-    for name, was, now in pairs:
-        if was != now:
-            raise BadInput(
-                f"--resume: {out} was begun with {name} {was}, now it is {now}; use the same, or another --out"
-            )
-
-
-def _check_order(out: Path, done: list[Certificate], indices: range) -> None:
-    if [c.index for c in done] != list(indices[: len(done)]):
-        raise BadInput(f"--resume: the lines of {out} are not the first images of this selection; use another --out")

@@ -26,6 +26,8 @@ ENGINES = {
     "torch": ("torch_eager", "run folders in PyTorch, CPU or CUDA"),
 }
 
+_MOST_THREADS = 1024
+
 
 def _module(name: str) -> Any:
     if name not in ENGINES:
@@ -69,8 +71,8 @@ def open_engine(
     """
     if batch_size is not None and batch_size < 1:
         raise BadInput(f"--batch-size {batch_size}: must be at least 1")
-    if threads is not None and threads < 1:
-        raise BadInput(f"--threads {threads}: must be at least 1")
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise BadInput(f"--threads {threads}: must be between 1 and {_MOST_THREADS}")
     if device not in ("auto", "cpu", "cuda"):
         raise BadInput(f"--device {device}: must be auto, cpu or cuda")
     name = name or default_engine(artefact)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..files import write_text
-
-if TYPE_CHECKING:
-    from .report import Report
+from .plot import png_bytes
+from .table import Report
 
 _MOST_ROWS = 1000
 
@@ -17,8 +15,6 @@ _MOST_ROWS = 1000
 def write_html(report: Report, path: Path) -> None:
     """Write the page; it loads nothing from anywhere."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    from .plot import png_bytes
 
     environment = Environment(
         loader=PackageLoader("smoothmix_deploy", "reporting"), autoescape=True, undefined=StrictUndefined

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..errors import BadInput
 from ..files import atomic_path
 from ..summary import certified_accuracy
-
-if TYPE_CHECKING:
-    from .report import Report
+from .table import Report
 
 SUFFIXES = (".png", ".svg", ".pdf")
 

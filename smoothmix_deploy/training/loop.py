@@ -22,8 +22,9 @@ from ..models.build import BaseClassifier
 from ..models.run_folder import RunConfig, save_weights, write_config
 from ..progress import Progress
 from .batches import BatchSource, keyed_generator
+from .methods import step_function
 from .recipes import HyperParameters
-from .steps import Draws, step_function
+from .steps import Draws
 
 STATE = "state.pt"
 METRICS = "metrics.jsonl"

@@ -83,9 +83,7 @@ _PAPER = "arXiv 2111.09277"
 _MNIST = HyperParameters(epochs=90, lr=0.01, lr_step=30, m=4)
 _CIFAR = HyperParameters(epochs=150, lr=0.1, lr_step=50, m=2, eta=5.0)
 _IMAGENET = HyperParameters(epochs=90, lr=0.1, lr_step=30, m=2, eta=1.0)
-_DIGITS = HyperParameters(
-    epochs=40, batch_size=256, lr=0.1, schedule="one-cycle", m=4, attack_steps=4, eta=5.0, warmup_epochs=10
-)
+_DIGITS = HyperParameters(epochs=25, lr=0.1, schedule="one-cycle", m=4, attack_steps=2, eta=5.0)
 
 
 def _all_recipes() -> list[Recipe]:

@@ -1,7 +1,4 @@
-"""What every training method is: a pure function from a noisy mini-batch to a loss.
-
-Adding a method: a module with such a function and a line in `METHODS`.
-"""
+"""What every training method is: a pure function from a noisy mini-batch to a loss. The methods are in `methods`."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from ..errors import BadInput
 from .recipes import HyperParameters
 
 
@@ -36,17 +32,6 @@ class StepLoss:
 
 Step = Callable[[nn.Module, torch.Tensor, torch.Tensor, Draws, HyperParameters, float], StepLoss]
 """(model, x [B, C, H, W] in [0, 1], y [B], draws, hyper-parameters, warm-up in (0, 1]) -> loss."""
-
-
-def step_function(method: str) -> Step:
-    """The step of the method called so."""
-    from .gaussian import gaussian_step
-    from .smoothmix import smoothmix_step
-
-    methods: dict[str, Step] = {"smoothmix": smoothmix_step, "gaussian": gaussian_step}
-    if method not in methods:
-        raise BadInput(f"--method {method}: unknown; known methods: {', '.join(methods)}")
-    return methods[method]
 
 
 def noisy_copies(x_BCHW: torch.Tensor, noise_MBCHW: torch.Tensor) -> torch.Tensor:

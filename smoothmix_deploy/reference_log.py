@@ -1,17 +1,23 @@
 """Certification logs of the public reference implementations: tab-separated `idx label predict radius correct time`.
 
-The radius was printed to three significant digits, rounded to nearest; sigma is in the file's name.
+The one place that reads and writes them. The reference prints the radius to three significant digits, rounded to
+nearest; ours are rounded down. Sigma is in the file's name.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
+from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 
-from ..errors import BadInput
-from ..statistics.bounds import ABSTAIN
+from .certificates import Certificate
+from .errors import BadInput
+from .files import write_text
+from .statistics.bounds import ABSTAIN
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct")
 
@@ -67,3 +73,21 @@ def sigma_from_name(path: Path) -> float | None:
         if found:
             return float(found[-1])
     return None
+
+
+def round_down(value: float, digits: int = 3) -> str:
+    """`value` >= 0 to `digits` significant digits, never upwards: a printed radius is a proved one."""
+    exact = Decimal(value)
+    if exact == 0:
+        return "0.0"
+    step = Decimal(1).scaleb(exact.adjusted() - digits + 1)
+    return str(float(exact.quantize(step, rounding=ROUND_FLOOR)))
+
+
+def write_tsv(path: Path, certificates: Iterable[Certificate]) -> None:
+    """The reference's table (`idx label predict radius correct time`), with radii rounded down."""
+    rows = ["idx\tlabel\tpredict\tradius\tcorrect\ttime"]
+    for c in certificates:
+        seconds = timedelta(seconds=c.seconds)
+        rows.append(f"{c.index}\t{c.label}\t{c.prediction}\t{round_down(c.radius)}\t{int(c.correct)}\t{seconds}")
+    write_text(path, "\n".join(rows) + "\n")
