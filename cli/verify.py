@@ -42,8 +42,13 @@ def command(
         print_json({**asdict(result), "path": str(result.path), "valid": True})
         return
     print(f"{result.path}: {result.certificates} certificates follow from their votes")
-    if result.artefact_checked:
-        print("the artefact is the one that was certified")
+    if result.artefact is not None:
+        same_file = result.artefact == "same file"
+        print(
+            "the artefact is the one that was certified"
+            if same_file
+            else "the artefact is another file with the weights of the one that was certified"
+        )
     if result.rerun:
         how = "identical votes on the same engine" if result.same_engine else "votes consistent on another engine"
         print(f"{len(result.rerun)} images sampled again: {how}")

@@ -33,7 +33,8 @@ class VerifyResult:
     path: Path
     certificates: int
     expected_images: int
-    artefact_checked: bool
+    artefact: str | None
+    """"same file" or, for `rerun` on another engine, "same weights"; None: not asked."""
     rerun: list[int]
     """Indices of the images that were sampled again."""
     same_engine: bool | None
@@ -82,10 +83,13 @@ def verify(
     if rerun and artefact is None:
         raise BadInput("--rerun: needs --artefact, the model to sample again")
     again: list[int] = []
+    found: str | None = None
     same: bool | None = None
     if artefact is not None:
-        again, same = _check_artefact(content, Path(artefact), rerun, data, data_root, engine, device, seed, progress)
-    return VerifyResult(path, len(content.certificates), len(indices), artefact is not None, again, same)
+        found, again, same = _check_artefact(
+            content, Path(artefact), rerun, data, data_root, engine, device, seed, progress
+        )
+    return VerifyResult(path, len(content.certificates), len(indices), found, again, same)
 
 
 def _wrong(c: Certificate, manifest: Manifest, rule: Rule, expected_index: int | None) -> str | None:
@@ -128,8 +132,8 @@ def _dense(counts: dict[int, int], manifest: Manifest) -> np.ndarray:
 def _check_artefact(
     content: CertificateFile, path: Path, rerun: int, data: str | None, data_root: Path | str | None,
     engine: str | None, device: str, seed: int | None, progress: Progress,
-) -> tuple[list[int], bool | None]:  # fmt: skip
-    """Digests, and the votes of `rerun` images; (indices sampled, whether on the same engine)."""
+) -> tuple[str, list[int], bool | None]:  # fmt: skip
+    """Digests, and the votes of `rerun` images; (what is the same, indices sampled, whether on the same engine)."""
     from ..artefacts import open_artefact
 
     manifest = content.manifest
@@ -143,8 +147,9 @@ def _check_artefact(
             f"{content.path}, line 1: these certificates are for SHA-256 {str(manifest.artefact.get('sha256'))[:12]}..., "
             f"{opened.file} has {opened.sha256[:12]}..."
         )
+    what = "same file" if same_file else "same weights"
     if not rerun:
-        return [], None
+        return what, [], None
 
     from ..data import load_data
     from ..engines import open_engine
@@ -165,7 +170,7 @@ def _check_artefact(
         key=lambda c: c.index,
     )
     _sample_again(content, chosen, runner, images, same, progress)
-    return [c.index for c in chosen], same
+    return what, [c.index for c in chosen], same
 
 
 def _sample_again(

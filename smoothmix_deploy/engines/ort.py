@@ -43,6 +43,9 @@ class OrtEngine:
         ort = _onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = 4  # problems come back as exceptions; warnings would garble the terminal
+        # Threads that spin while they wait take the processor from the thread that draws the next batch's noise, and
+        # from each other on virtual machines: measured 10 to 18 % slower (docs/decisions.md).
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
