@@ -6,15 +6,44 @@ same name, and prints. Nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import typer
 
 from . import bench, certify, demo, doctor, export, import_, predict, recipes, report, train, verify
+
+
+class _ReaderGone(Exception):
+    """Standard output is a pipe that nobody reads any more."""
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Keep Ctrl-C and broken pipes from Typer, which has exit codes of its own for them."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        from smoothmix_deploy.errors import Stopped
+
+        try:
+            command(*args, **kwargs)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            raise Stopped("stopped") from None
+        except BrokenPipeError:
+            raise _ReaderGone from None
+
+    return guarded
+
+
+# Typer brings Click with it, under a name of its own in later versions.
+UsageProblem: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(
     name="smx",
@@ -25,7 +54,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (train, recipes, import_, export, certify, predict, report, verify, bench, doctor, demo):
-    app.command(name=module.NAME)(module.command)
+    app.command(name=module.NAME)(_guarded(module.command))
 
 
 def _version(value: bool) -> None:
@@ -57,18 +86,21 @@ def _run(arguments: list[str], debug: bool) -> int:
     from smoothmix_deploy.errors import SmxError
 
     try:
-        app(arguments, prog_name="smx", standalone_mode=True)
-    except SystemExit as finished:  # usage errors are Typer's own lines
-        return finished.code if isinstance(finished.code, int) else 1
+        code = app(arguments, prog_name="smx", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except UsageProblem as error:
+        error.show()
+        return error.exit_code
     except SmxError as error:
         if debug:
             raise
         _complain(str(error))
         return error.exit_code
-    except BrokenPipeError:  # the reader of our output has gone, e.g. `smx report ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except _ReaderGone:  # e.g. `smx report ... | head`: no error
+        with contextlib.suppress(OSError, ValueError):  # what is still buffered would fail again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _complain("stopped")
         return 5
     except MemoryError:
@@ -79,7 +111,8 @@ def _run(arguments: list[str], debug: bool) -> int:
     except OSError as error:
         if debug:
             raise
-        where = f"{error.filename}: " if error.filename else ""
+        name = error.filename2 or error.filename  # of a rename, the name that the user knows
+        where = f"{name}: " if name else ""
         _complain(f"{where}{error.strerror or error}")
         return 2
     except Exception as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,9 +22,10 @@ from .certification.scheduler import Scheduler
 from .data import InMemorySet
 from .engines import ENGINES, Engine, available, open_engine
 from .errors import BadInput, Unavailable
-from .files import atomic_path, write_json
+from .files import atomic_path, check_writable, write_json
 from .noise.gaussian import random_key
 from .progress import Progress, silent
+from .reporting.plot import check_plot_name
 from .rules.fixed import FixedRule
 from .versions import versions
 
@@ -98,6 +98,10 @@ def bench(
         raise BadInput("--batch-sizes: must be whole numbers >= 1, e.g. 1,64,256")
     if not seconds > 0 or n < 1 or n0 < 1:
         raise BadInput("--seconds, --n and --n0 must be positive")
+    if out is not None:
+        check_writable(Path(out), "--out")
+    if plot is not None:
+        check_plot_name(Path(plot))
     opened = [open_artefact(path) for path in artefacts]
     todo, skipped = _configurations(opened, engine)
     rows: list[BenchRow] = []
@@ -120,6 +124,7 @@ def _configurations(opened: list[Artefact], engine: str) -> tuple[list[tuple[Art
     names = list(ENGINES) if engine == "all" else [name.strip() for name in engine.split(",")]
     skipped: dict[str, str] = {}
     todo = []
+    wrong: BadInput | None = None
     for name in names:
         version, reason = available(name)
         if version is None:
@@ -129,13 +134,16 @@ def _configurations(opened: list[Artefact], engine: str) -> tuple[list[tuple[Art
             continue
         for artefact in opened:
             try:
-                open_engine(artefact, name, batch_size=1)
+                open_engine(artefact, name)
             except BadInput as error:
                 if engine != "all":
                     raise
+                wrong = error
                 skipped[f"{name}: {artefact.path.name}"] = str(error)
             else:
                 todo.append((artefact, name))
+    if not todo and wrong is not None:
+        raise wrong
     if not todo:
         raise Unavailable("no engine here runs these artefacts: " + "; ".join(skipped.values()))
     return todo, skipped
@@ -198,12 +206,12 @@ def _end_to_end(engine: Engine, throughput: float, seconds: float) -> float:
 
 def _peak_memory_mb() -> float | None:
     """Of this process so far; None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:
+    try:  # not getrusage: a child starts with its parent's peak there
+        status = Path("/proc/self/status").read_text()
+    except OSError:
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    peak = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(peak[0]) / 1024 if peak else None
 
 
 def environment() -> dict[str, Any]:
@@ -231,10 +239,6 @@ def processor_name() -> str:
 def _write_plot(result: BenchResult, path: Path) -> None:
     from matplotlib.figure import Figure
 
-    from .reporting.plot import SUFFIXES
-
-    if path.suffix.lower() not in SUFFIXES:
-        raise BadInput(f"--plot {path}: the name must end in {', '.join(SUFFIXES)}")
     figure = Figure(figsize=(8.6, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name in dict.fromkeys((r.artefact, r.engine, r.precision) for r in result.results):

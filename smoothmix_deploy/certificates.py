@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +18,11 @@ from typing import IO, Any
 
 from .errors import BadInput, Stopped
 from .files import to_json
+from .records import fits, problem
 
 FORMAT_VERSION = 1
+_MOST = 10**9
+_SELECTION = ("images", "start", "stop", "skip")
 
 
 class CorruptFile(BadInput):
@@ -228,7 +232,7 @@ def read_certificates(path: Path | str, *, allow_torn_tail: bool = False) -> Cer
 
 def _parse(path: Path, number: int, raw: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(raw, parse_constant=lambda name: _no_constant(name))
+        record = json.loads(raw, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise CorruptFile(path, number, f"not JSON ({error})") from None
     if not isinstance(record, dict):
@@ -236,40 +240,47 @@ def _parse(path: Path, number: int, raw: bytes) -> dict[str, Any]:
     return record
 
 
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise ValueError("a field stands twice")
+    return record
+
+
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number of JSON")
-
-
-def _is(value: Any, annotation: str) -> bool:
-    """Whether a JSON value fits a field's annotation (the few that the two records use)."""
-    if annotation.endswith("| None"):
-        return value is None or _is(value, annotation.removesuffix("| None").strip())
-    if annotation == "float":
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if annotation == "int":
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, {"str": str, "bool": bool}.get(annotation, list if annotation[:4] == "list" else dict))
 
 
 def _typed(path: Path, number: int, record: dict[str, Any], cls: type, kind: str) -> dict[str, Any]:
     if record.get("kind") != kind:
         raise CorruptFile(path, number, f'"kind" is {record.get("kind")!r}, expected "{kind}"')
-    values = {}
-    for item in fields(cls):
-        if item.name not in record:
-            raise CorruptFile(path, number, f'"{item.name}" is missing')
-        value = record[item.name]
-        if not _is(value, str(item.type)):
-            raise CorruptFile(path, number, f'"{item.name}" is {value!r}, expected {item.type}')
-        values[item.name] = value
-    return values
+    types = {item.name: str(item.type) for item in fields(cls)}
+    wrong = problem(record, types)
+    if wrong is not None:
+        raise CorruptFile(path, number, wrong)
+    return {name: record[name] for name in types}
 
 
 def _manifest(path: Path, number: int, record: dict[str, Any]) -> Manifest:
     version = record.get("format_version")
     if record.get("kind") == "manifest" and version != FORMAT_VERSION:
         raise CorruptFile(path, number, f"format version {version!r}; this smx reads version {FORMAT_VERSION}")
-    return Manifest(**_typed(path, number, record, Manifest, "manifest"))
+    values = _typed(path, number, record, Manifest, "manifest")
+    wrong = (
+        problem(values["engine"], {"name": "str", "version": "str", "device": "str", "batch_size": "int"})
+        or problem(values["artefact"], {"sha256": "str"})
+        or problem(values["data"], {"name": "str", "split": "str", "digest": "str", **dict.fromkeys(_SELECTION, "int")})
+    )
+    if wrong is None and not (2 <= values["num_classes"] <= _MOST and values["engine"]["batch_size"] >= 1):
+        wrong = f"impossible num_classes {values['num_classes']} or batch_size {values['engine']['batch_size']}"
+    images, start, stop, skip = (values["data"].get(name) for name in _SELECTION)
+    if wrong is None and not (0 <= start < stop <= images <= _MOST and skip >= 1):
+        wrong = f"impossible selection {start} .. {stop} step {skip} of {images} images"
+    if wrong is None and not re.fullmatch("[0-9a-f]{32}", values["key"]):
+        wrong = f'"key" is {values["key"]!r}, expected 32 hex digits'
+    if wrong is not None:
+        raise CorruptFile(path, number, wrong)
+    return Manifest(**values)
 
 
 def _certificate(path: Path, number: int, record: dict[str, Any]) -> Certificate:
@@ -277,7 +288,7 @@ def _certificate(path: Path, number: int, record: dict[str, Any]) -> Certificate
     for name in ("selection_counts", "counts"):
         counts = {}
         for key, votes in values[name].items():
-            if not key.isdecimal() or not _is(votes, "int") or votes < 0:
+            if not re.fullmatch("0|[1-9][0-9]{0,8}", key) or not fits(votes, "int") or votes < 0:
                 raise CorruptFile(path, number, f'"{name}" has {key!r}: {votes!r}, expected class: votes')
             counts[int(key)] = votes
         values[name] = counts

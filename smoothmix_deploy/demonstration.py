@@ -19,6 +19,7 @@ from .exporting.run import export
 from .progress import Progress, silent
 from .reporting.report import report
 from .reporting.table import Report
+from .statistics.bounds import fewest_samples
 from .training.run import train
 
 METHODS = ("smoothmix", "gaussian")
@@ -51,6 +52,8 @@ def demo(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"--out {out}: exists; remove it or choose another")
+    if n < fewest_samples(0.001):
+        raise BadInput(f"--n {n}: too few samples to certify anything; use at least {fewest_samples(0.001)}")
     clock = time.monotonic()
     certificates = []
     for method in METHODS:

@@ -39,6 +39,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
+def check_writable(path: Path, option: str) -> None:
+    """BadInput, before hours of work, if `path` cannot be a file: it is a folder, or lies below a file."""
+    if path.is_dir():
+        raise BadInput(f"{option} {path}: is a folder; name a file")
+    parent = next((folder for folder in path.absolute().parents if folder.exists()), None)
+    if parent is not None and not parent.is_dir():
+        raise BadInput(f"{option} {path}: {parent} is a file, not a folder")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` atomically, in UTF-8."""
     with atomic_path(path) as temporary:
@@ -77,7 +86,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file (expected {what})") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise BadInput(f"{path}: not valid JSON, so not {what} ({error})") from None
     if not isinstance(value, dict):
         raise BadInput(f"{path}: expected a JSON object ({what}), found {type(value).__name__}")

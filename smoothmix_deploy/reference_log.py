@@ -33,6 +33,13 @@ class LogRow:
     correct: bool
 
 
+def is_reference_log(path: Path) -> bool:
+    """Whether the file is empty or starts with the header of such a table."""
+    with open(path, "rb") as file:
+        line = file.readline(200)
+    return not line or tuple(line.decode("utf-8", "replace").rstrip("\n").split("\t")[:5]) == COLUMNS
+
+
 def read_reference_log(path: Path) -> list[LogRow]:
     """The rows of a log; BadInput names the first line that is not one."""
     try:

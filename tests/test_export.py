@@ -81,8 +81,8 @@ def test_networks_export_and_agree(tmp_path, arch, shape, mean_sd):
     np.testing.assert_allclose(engine.logits(x[:1]), expected[:1], rtol=1e-3, atol=1e-4)
 
 
-def test_gate_refuses_a_different_network(digits_run, tmp_path, monkeypatch):
-    """An artefact of other weights is not written: exit code 3, nothing left behind."""
+def break_weights(monkeypatch):
+    """Let the artefact be built from other weights than those of the run folder."""
     original = export_module.load_model
 
     def altered(folder, config):
@@ -92,6 +92,11 @@ def test_gate_refuses_a_different_network(digits_run, tmp_path, monkeypatch):
         return model
 
     monkeypatch.setattr(export_module, "load_model", altered)
+
+
+def test_gate_refuses_a_different_network(digits_run, tmp_path, monkeypatch):
+    """An artefact of other weights is not written: exit code 3, nothing left behind."""
+    break_weights(monkeypatch)
     with pytest.raises(smx.CheckFailed, match="parity gate"):
         smx.export(digits_run, out=tmp_path / "out", seed=0)
     assert list(tmp_path.iterdir()) == []
@@ -99,16 +104,20 @@ def test_gate_refuses_a_different_network(digits_run, tmp_path, monkeypatch):
 
 def test_gate_fails_closed_on_too_few_votes(digits_run, tmp_path):
     """Perfect agreement of few votes proves little: the upper bound decides, not the rate."""
-    with pytest.raises(smx.CheckFailed, match="0 of 200 votes differ"):
+    with pytest.raises(smx.BadInput, match="too few"):
         smx.export(digits_run, out=tmp_path / "out", parity_samples=200)
     assert smx.export(digits_run, out=tmp_path / "out", parity_samples=200, max_disagreement=0.05).parity.passed
 
 
-def test_failing_export_removes_the_earlier_one(digits_run, tmp_path):
-    """So nobody ships the old file believing it is the new one."""
+def test_failing_export_removes_the_earlier_one(digits_run, tmp_path, monkeypatch):
+    """So nobody ships the old file believing it is the new one. Wrong options leave it alone."""
     smx.export(digits_run, out=tmp_path / "out", parity_samples=1000)
+    with pytest.raises(smx.BadInput):
+        smx.export(digits_run, out=tmp_path / "out", data="npz:nowhere.npz")
+    assert (tmp_path / "out" / "model.onnx").exists()
+    break_weights(monkeypatch)
     with pytest.raises(smx.CheckFailed):
-        smx.export(digits_run, out=tmp_path / "out", parity_samples=10)
+        smx.export(digits_run, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -21,8 +21,6 @@ CERTIFY = ("--n", "8000", "--stop", "16", "--seed", "1", "--threads", "1")
 TRAIN = {"data": "digits", "device": "cpu", "epochs": 2, "stop": 64, "batch_size": 32, "attack_steps": 1}
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-defect = pytest.mark.xfail(strict=True, reason="known defect")
-
 
 def records(path):
     """The certificates of a file without the one field that is not reproducible."""
@@ -213,7 +211,6 @@ def _options(values):
     return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
 
-@defect
 def test_keyboard_interrupt_anywhere_is_5(monkeypatch, capfd):
     """Typer must not turn it into an exit code of its own."""
 
@@ -226,7 +223,6 @@ def test_keyboard_interrupt_anywhere_is_5(monkeypatch, capfd):
 
 
 @pytest.mark.parametrize("arguments", [("recipes",), ("verify", "c.jsonl")])
-@defect
 def test_reader_that_goes_away(arguments, digits_export, tmp_path):
     """`smx ... | head -1` is no error."""
     smx.certify(digits_export, n=50, stop=2, out=tmp_path / "c.jsonl")
@@ -296,7 +292,7 @@ def test_train_killed_and_resumed(trained, tmp_path):
     finish(out, trained)
 
 
-UPDATES = [1, 5, 9, *[pytest.param(k, marks=defect) for k in (2, 4, 10, 16)]]
+UPDATES = [1, 2, 4, 5, 9, 10, 16]
 """Of 16: two epochs of two loaded batches of m = 4 steps."""
 
 
@@ -314,15 +310,13 @@ def test_train_interrupted_and_resumed(update, trained, tmp_path, monkeypatch):
     ("target", "name", "error", "call"),
     [
         (loop, "save_weights", FULL, 1),
-        pytest.param(loop, "save_weights", FULL, 2, marks=defect),
-        pytest.param(loop, "save_weights", KeyboardInterrupt(), 2, marks=defect),
-        pytest.param(loop, "write_config", FULL, 2, marks=defect),
+        (loop, "save_weights", FULL, 2),
+        (loop, "save_weights", KeyboardInterrupt(), 2),
+        (loop, "write_config", FULL, 2),
         (torch, "save", FULL, 1),
         (torch, "save", FULL, 2),
-        pytest.param(
-            torch, "save", RuntimeError("[enforce fail at inline_container.cc] unexpected pos"), 1, marks=defect
-        ),
-        pytest.param(loop, "write_text", FULL, 1, marks=defect),
+        (torch, "save", RuntimeError("[enforce fail at inline_container.cc] unexpected pos"), 1),
+        (loop, "write_text", FULL, 1),
     ],
 )
 def test_disk_full_while_training(target, name, error, call, trained, tmp_path, monkeypatch):
@@ -335,7 +329,6 @@ def test_disk_full_while_training(target, name, error, call, trained, tmp_path, 
     finish(tmp_path / "run", trained)
 
 
-@defect
 def test_resuming_a_finished_run_restores_missing_weights(trained, tmp_path):
     """The state has them."""
     smx.train(out=tmp_path / "run", **TRAIN)

@@ -7,7 +7,6 @@ from smx_cli import main as cli
 
 import smoothmix_deploy as smx
 
-defect = pytest.mark.xfail(strict=True, reason="known defect")
 LINE = 3
 """The line that is edited; line 1 is the manifest."""
 
@@ -274,7 +273,6 @@ def test_rerun_needs_what_it_needs(certified, verify, digits_export):
     assert (code, "digest differs" in err) == (3, True)
 
 
-@defect
 def test_forged_labels(certified, rejected, digits_export):
     """Labels are in the data set's digest: with the data at hand, a false one is named."""
     record = json.loads(certified[LINE - 1])
@@ -282,21 +280,18 @@ def test_forged_labels(certified, rejected, digits_export):
     rejected(lines, LINE, "--artefact", digits_export, "--rerun", 8)
 
 
-@defect
 @pytest.mark.parametrize("key", ["9" * 5000, "01"], ids=["long", "01"])
 def test_strange_class_names(key, certified, rejected):
     """A class is written one way only, and no name is too long to refuse."""
     rejected(edited(certified, counts={**votes(certified), key: 0}), LINE)
 
 
-@defect
 def test_field_twice(certified, rejected):
     """Readers differ in which one they take."""
     line = certified[LINE - 1].replace('"radius"', '"radius": 9.0, "radius"')
     rejected([*certified[: LINE - 1], line, *certified[LINE:]], LINE)
 
 
-@defect
 @pytest.mark.parametrize(
     "values", [{"num_classes": 10**30}, {"noise": "x"}, {"generator": "x"}, {"key": "zz"}, {"engine": {}}], ids=str
 )
@@ -305,14 +300,12 @@ def test_manifest_nonsense(values, certified, rejected):
     rejected(edited(certified, 1, **values), 1)
 
 
-@defect
 def test_selection_without_end(certified, rejected):
     """More images than there are."""
     data = {**json.loads(certified[0])["data"], "stop": 10**30}
     rejected(edited(certified, 1, data=data), 1)
 
 
-@defect
 @pytest.mark.parametrize(
     ("part", "values"),
     [("data", {"name": 5}), ("data", {"split": 5}), ("engine", {"name": 5}), ("engine", {"batch_size": "x"}),
@@ -325,7 +318,6 @@ def test_manifest_nonsense_on_rerun(part, values, certified, rejected, digits_ex
     rejected(lines, 1, "--artefact", digits_export, "--rerun", 1)
 
 
-@defect
 def test_classes_that_the_model_does_not_have(certified, rejected, digits_export):
     """The artefact is at hand: it has ten."""
     rejected(edited(certified, 1, num_classes=11), 1, "--artefact", digits_export, "--rerun", 1)

@@ -13,7 +13,7 @@ from ..data import ImageSet, InMemorySet, load_data, select
 from ..data.image_set import image_to_array, open_image
 from ..engines import Engine, open_engine
 from ..errors import BadInput
-from ..noise.gaussian import key_from_seed, random_key
+from ..noise.gaussian import NOISE, key_from_seed, random_key
 from ..progress import Progress, silent
 from ..statistics.bounds import ABSTAIN
 from .run import Note, make_checked_rule, resolve_sigma
@@ -64,7 +64,7 @@ def predict(
     """
     opened = open_artefact(artefact)
     sigma = resolve_sigma(sigma, opened)
-    stopping = make_checked_rule(rule, sigma, n, n0, alpha, "gaussian", note)
+    stopping = make_checked_rule(rule, sigma, n, n0, alpha, NOISE, note)
     if bool(images) == bool(data):
         raise BadInput("name image files, or a data set with --data (one of the two)")
     runner = open_engine(opened, engine, batch_size=batch_size, device=device, threads=threads)

@@ -12,6 +12,8 @@ def file_to_resume(out: Path, resume: bool) -> CertificateFile | None:
     """The file to go on with, or None for a new one."""
     if not out.exists():
         return None
+    if not out.is_file():
+        raise BadInput(f"--out {out}: is not a regular file")
     if not resume:
         raise BadInput(f"--out {out}: exists; add --resume to go on with it, or choose another")
     if _torn_in_first_line(out):  # killed before the manifest was whole: nothing was computed

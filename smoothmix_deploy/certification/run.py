@@ -25,9 +25,10 @@ from ..certificates import (
 from ..data import ImageSet, load_data, select, stored_spec
 from ..engines import Engine, open_engine
 from ..errors import BadInput, Stopped
-from ..noise.gaussian import GENERATOR, key_from_seed, random_key
+from ..files import check_writable
+from ..noise.gaussian import GENERATOR, NOISE, key_from_seed, random_key
 from ..progress import Progress, silent
-from ..reference_log import write_tsv
+from ..reference_log import is_reference_log, write_tsv
 from ..rules import Rule, make_rule
 from ..statistics.bounds import fewest_samples
 from ..summary import Summary, summarise
@@ -38,7 +39,6 @@ from .sampler import run
 from .scheduler import ImageJob, Scheduler
 from .self_test import self_test
 
-NOISES = ("gaussian",)
 Note = Callable[[str], None]
 
 
@@ -87,6 +87,13 @@ def certify(
     from the operating system. Raises BadInput, CheckFailed (self-test, altered artefact), Unavailable, Stopped.
     """
     out = Path(out)
+    check_writable(out, "--out")
+    if tsv is not None:
+        check_writable(Path(tsv), "--tsv")
+        if Path(tsv).absolute() == out.absolute():
+            raise BadInput(f"--tsv {tsv}: is the certificate file; choose another name")
+        if Path(tsv).exists() and not is_reference_log(Path(tsv)):
+            raise BadInput(f"--tsv {tsv}: exists and is no such table; choose another name")
     known = file_to_resume(out, resume)
     opened = open_artefact(artefact)
     sigma = resolve_sigma(sigma, opened)
@@ -248,8 +255,8 @@ def resolve_sigma(sigma: float | None, artefact: Artefact) -> float:
 
 
 def make_checked_rule(rule: str, sigma: float, n: int, n0: int, alpha: float, noise: str, note: Note) -> Rule:
-    if noise not in NOISES:
-        raise BadInput(f"--noise {noise}: unknown; known: {', '.join(NOISES)}")
+    if noise != NOISE:
+        raise BadInput(f"--noise {noise}: unknown; known: {NOISE}")
     if n0 < 1:
         raise BadInput(f"--n0 {n0}: must be at least 1")
     made = make_rule(rule, sigma=sigma, n=n, alpha=alpha)

@@ -1,11 +1,12 @@
 """The Monte Carlo loop: noise into fixed-shape batches, batches through the engine, votes to the scheduler.
 
-While the engine works on one batch, a thread fills the next. Memory is two batches and the images in flight, whatever
-n and the size of the data set. Knows nothing about files.
+While the engine works on one buffer of a few batches, a thread fills the next. Memory is two buffers and the images in
+flight, whatever n and the size of the data set. Knows nothing about files.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -50,18 +51,20 @@ def run(
     key: str,
     after_batch: Callable[[int], None],
 ) -> None:
-    """Sample until the scheduler has nothing left. `after_batch(samples)` is called after each recorded batch.
+    """Sample until the scheduler has nothing left. `after_batch(samples)` is called after each recorded buffer.
 
-    Two buffers in turn: the engine reads one while the other is filled. Batches are recorded in the order handed out.
+    Two buffers in turn: the engine reads one while the other is filled. They hold several batches where batches are
+    small: engines like batches that fit their caches, threads like to be left alone for some milliseconds.
     """
     size = engine.info.batch_size
-    buffers = [np.zeros((size, *engine.info.input_shape), np.float32) for _ in range(2)]
+    rows = size * batches_per_buffer(size, engine.info.input_shape)
+    buffers = [np.zeros((rows, *engine.info.input_shape), np.float32) for _ in range(2)]
     filler = BatchFiller(images, sigma, key)
 
     with ThreadPoolExecutor(1, thread_name_prefix="noise") as pool:
 
         def start(turn: int) -> tuple[list[Segment], Future[None]] | None:
-            segments = scheduler.next_batch(size)
+            segments = scheduler.next_batch(rows)
             return (segments, pool.submit(filler.fill, buffers[turn], segments)) if segments else None
 
         turn, clock = 0, time.perf_counter()
@@ -70,7 +73,7 @@ def run(
             segments, filled = coming
             filled.result()
             coming = start(1 - turn)
-            vote_B = votes(engine.logits(buffers[turn]))
+            vote_B = _run_batches(engine, buffers[turn], segments[-1].row + segments[-1].count)
             now = time.perf_counter()
             scheduler.record(segments, vote_B, now - clock)
             clock = now
@@ -78,3 +81,14 @@ def run(
             if coming is None:  # a rule may have asked for more, or the last batch was the only one in flight
                 coming = start(1 - turn)
             turn = 1 - turn
+
+
+def batches_per_buffer(size: int, input_shape: tuple[int, int, int]) -> int:
+    """As many batches as make 512 rows, but no more than 16 MB; at least one."""
+    return max(1, min(-(-512 // size), (16 << 20) // (4 * size * math.prod(input_shape))))
+
+
+def _run_batches(engine: Engine, buffer: np.ndarray, used: int) -> np.ndarray:
+    """Votes of the first `used` rows and of those that fill up the last batch: each call has the engine's own shape."""
+    size = engine.info.batch_size
+    return np.concatenate([votes(engine.logits(buffer[i : i + size])) for i in range(0, used, size)])

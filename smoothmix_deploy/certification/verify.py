@@ -15,6 +15,7 @@ import numpy as np
 
 from ..certificates import Certificate, CertificateFile, CorruptFile, Manifest, read_certificates
 from ..errors import BadInput, CheckFailed
+from ..noise.gaussian import GENERATOR, NOISE
 from ..progress import Progress, silent
 from ..rules import Rule, make_rule
 from ..statistics.bounds import consistent_p_value
@@ -62,6 +63,8 @@ def verify(
     except CorruptFile as error:
         raise CheckFailed(str(error)) from None
     manifest = content.manifest
+    if (manifest.noise, manifest.generator) != (NOISE, GENERATOR):
+        raise CheckFailed(f"{path}, line 1: unknown noise {manifest.noise} ({manifest.generator})")
     try:
         rule = make_rule(
             manifest.rule,
@@ -160,9 +163,22 @@ def _check_artefact(
         raise CheckFailed(
             f"{content.path}, line 1: --data {images.name} is not the data set that was certified (digest differs)"
         )
+    for line, c in enumerate(content.certificates, start=2):
+        if c.label != images.labels[c.index]:
+            raise CheckFailed(
+                f"{content.path}, line {line} (image {c.index}): label {c.label}, but the data set has {images.labels[c.index]}"
+            )
     runner = open_engine(
-        opened, engine or manifest.engine["name"], batch_size=manifest.engine["batch_size"], device=device
+        opened,
+        engine or manifest.engine["name"],
+        batch_size=manifest.engine["batch_size"],
+        threads=manifest.engine.get("threads"),
+        device=device,
     )
+    if runner.info.num_classes != manifest.num_classes:
+        raise CheckFailed(
+            f"{content.path}, line 1: {manifest.num_classes} classes, but the artefact has {runner.info.num_classes}"
+        )
     said = {k: manifest.engine.get(k) for k in ("name", "version", "device", "precision", "batch_size")}
     same = same_file and said == {k: v for k, v in runner.info.record().items() if k in said}
     chosen = sorted(

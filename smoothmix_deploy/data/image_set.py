@@ -204,5 +204,7 @@ def image_to_array(image: Image.Image, shape: tuple[int, int, int], path: Path) 
         raise BadInput(f"{path}: image files have 1 or 3 channels, the model takes {channels}")
     if (image.height, image.width) != (height, width):
         raise BadInput(f"{path}: the image is {image.width} x {image.height} pixels, expected {width} x {height}")
+    if image.mode.startswith(("I", "F")):
+        raise BadInput(f"{path}: has more than 8 bits a channel; convert it to 8 bits first")
     array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return to_unit_floats(array.reshape(1, height, width, channels))[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +43,7 @@ _KNOWN = {
 }
 DATA_NAMES = (*_KNOWN, "npz:PATH", "folder:PATH")
 _DIGITS_TRAIN = 1437
+_MOST_CLASSES = 1_000_000
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 
 
@@ -96,16 +96,20 @@ def _npz(path: Path, name: str, split: str) -> ImageSet:
     """`x` uint8 or float in [0, 1], [n, H, W, C] or [n, H, W]; `y` integers [n]. Has no splits."""
     try:
         with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise BadInput(f"{path}: a single array, expected an .npz archive with arrays x and y")
             missing = {"x", "y"} - set(archive.files)
             if missing:
                 raise BadInput(f"{path}: has no array {', '.join(sorted(missing))}; found {', '.join(archive.files)}")
             x, y = archive["x"], archive["y"]
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        if isinstance(error, BadInput):
-            raise
+    except BadInput:
+        raise
+    except Exception as error:  # damaged or foreign, whatever NumPy's and zipfile's readers make of it
         raise BadInput(f"{path}: not a readable .npz file ({error})") from None
+    if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray):
+        raise BadInput(f"{path}: its x or y is not a NumPy array")
     x = x[..., None] if x.ndim == 3 else x
     if x.ndim != 4:
         raise BadInput(f"{path}: x has shape {x.shape}, expected [n, H, W, C] or [n, H, W]")
@@ -118,6 +122,8 @@ def _npz(path: Path, name: str, split: str) -> ImageSet:
             raise BadInput(f"{path}: x has values outside [0, 1]; divide by 255, or store uint8")
     if len(y) and y.min() < 0:
         raise BadInput(f"{path}: y has the negative label {y.min()}")
+    if len(y) and y.max() >= _MOST_CLASSES:
+        raise BadInput(f"{path}: y has the label {y.max()}; labels must be below {_MOST_CLASSES}")
     return InMemorySet(name, split, x, y)
 
 
@@ -129,6 +135,9 @@ def _folder(path: Path, name: str, split: str) -> ImageSet:
         if (path / sub).is_dir():
             path = path / sub
             break
+    else:
+        if any((path / sub).is_dir() for sub in ("train", "test", "val")):
+            raise BadInput(f"{path}: has folders for splits, but none for {split}")
     classes = sorted(p.name for p in path.iterdir() if p.is_dir())
     files = [
         (file, label)

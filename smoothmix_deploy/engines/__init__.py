@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from typing import Any
 
@@ -89,12 +90,18 @@ def open_engine(
     if version is None:
         raise Unavailable(reason)
     engine: Engine = module.open_engine(artefact, batch_size=batch_size, device=device, threads=threads)
+    names, classes = artefact.class_names, engine.info.num_classes
+    if names is not None and len(names) != classes:
+        raise BadInput(f"{artefact.described_by}: class_names has {len(names)} names, the model has {classes} classes")
     return engine
 
 
 def suitable_batch_size(input_shape: tuple[int, int, int], artefact: Artefact, *, cuda: bool) -> int:
-    """256 rows (1024 on a GPU), fewer for large images: activations must fit the caches or the memory."""
-    channels, height, width = input_shape
-    budget = (64 << 20) // (4 * channels * height * width)
-    size = max(8, min(1024 if cuda else 256, budget * (8 if cuda else 1)))
+    """A power of two that makes batches of about 400 KB (48 MB on a GPU), within 32 .. 512 (1024) rows.
+
+    On CPUs batches whose activations stay in the caches are fastest (measured: docs/decisions.md).
+    """
+    budget = (48 << 20) if cuda else (400 << 10)
+    rows = max(1, budget // (4 * math.prod(input_shape)))
+    size = min(1024 if cuda else 512, max(32, 1 << (rows.bit_length() - 1)))
     return min(size, artefact.max_batch or size)

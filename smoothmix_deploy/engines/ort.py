@@ -43,9 +43,6 @@ class OrtEngine:
         ort = _onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = 4  # problems come back as exceptions; warnings would garble the terminal
-        # Threads that spin while they wait take the processor from the thread that draws the next batch's noise, and
-        # from each other on virtual machines: measured 10 to 18 % slower (docs/decisions.md).
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
@@ -83,8 +80,9 @@ class OrtEngine:
             raise BadInput(
                 f"{file}: ONNX Runtime cannot run a batch of shape {x_BCHW.shape} ({_short(error)})"
             ) from None
-        if not isinstance(logits, np.ndarray) or logits.ndim != 2 or len(logits) != len(x_BCHW) or logits.shape[1] < 2:
-            found = getattr(logits, "shape", type(logits).__name__)
+        good = isinstance(logits, np.ndarray) and logits.dtype.kind == "f" and logits.ndim == 2
+        if not good or len(logits) != len(x_BCHW) or logits.shape[1] < 2:
+            found = f"{logits.dtype} {logits.shape}" if isinstance(logits, np.ndarray) else type(logits).__name__
             raise BadInput(f"{file}: its output is {found}, expected class scores [{len(x_BCHW)}, K] with K >= 2")
         return logits
 

@@ -12,22 +12,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..artefacts import Artefact, open_artefact
+from ..artefacts import EXPORT_FORMAT_VERSION, Artefact, open_artefact
 from ..engines import open_engine
 from ..errors import BadInput, CheckFailed
-from ..files import read_json, sha256_file, write_json
+from ..files import check_writable, read_json, sha256_file, write_json
 from ..models.run_folder import RunConfig, load_model, read_config
 from ..noise.gaussian import key_from_seed, random_key
 from ..progress import Progress, silent
+from ..statistics.bounds import clopper_pearson_upper
 from ..versions import versions
 from .inputs import parity_images
 from .onnx_file import write_onnx
-from .parity import ParityReport, check_parity
+from .parity import CONFIDENCE, ParityReport, check_parity
 
 FORMATS = ("onnx",)
 PRECISIONS = ("fp32",)
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
+ONNX_NAME = "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,10 @@ def export(
     if source.kind != "run":
         raise BadInput(f"{run}: smx export takes a run folder of smx train or smx import")
     config = read_config(run)
-    _clear(out)
+    _check_folder(out)
     images, described = parity_images(config, data, data_root, download)
+    if out.exists():
+        shutil.rmtree(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -114,31 +117,37 @@ def _check_arguments(
         raise BadInput(f"--max-disagreement {max_disagreement}: must lie in [0, 1), e.g. 0.01")
     if parity_samples < 1:
         raise BadInput(f"--parity-samples {parity_samples}: must be at least 1")
+    best = clopper_pearson_upper(0, parity_samples, 1 - CONFIDENCE)
+    if best > max_disagreement:
+        raise BadInput(
+            f"--parity-samples {parity_samples}: too few for --max-disagreement {max_disagreement:g}: even without any "
+            f"difference they bound the rate by {best:.3g} only"
+        )
 
 
-def _clear(out: Path) -> None:
-    """Make sure that nothing is at `out`, removing an empty folder or an earlier export, refusing anything else."""
+def _check_folder(out: Path) -> None:
+    """BadInput unless `out` is absent, empty, or an earlier export and nothing else."""
     if not out.exists():
+        check_writable(out, "--out")
         return
     if not out.is_dir():
         raise BadInput(f"--out {out}: is a file; choose a folder")
     present = {path.name for path in out.iterdir()}
+    if present and MANIFEST not in present:
+        raise BadInput(f"--out {out}: not empty and not an earlier export; choose another")
     if present:
-        if MANIFEST not in present:
-            raise BadInput(f"--out {out}: not empty and not an earlier export; choose another")
-        known = read_json(out / MANIFEST, "an export manifest")
-        foreign = present - {MANIFEST, *known.get("files", {})}
-        if known.get("kind") != "export" or foreign:
+        kind = read_json(out / MANIFEST, "an export manifest").get("kind")
+        foreign = present - {MANIFEST, ONNX_NAME}
+        if kind != "export" or foreign:
             raise BadInput(
                 f"--out {out}: holds files of somebody else ({', '.join(sorted(foreign)) or MANIFEST}); choose another"
             )
-    shutil.rmtree(out)
 
 
 def _build(source: Artefact, config: RunConfig, work: Path, precision: str, max_batch: int | None) -> dict[str, Any]:
     """Write the artefact into `work`; its manifest, without the parity report."""
     model = load_model(source.path, config)
-    name = "model.onnx"
+    name = ONNX_NAME
     metadata = {
         "precision": precision,
         "sigma": config.sigma,
@@ -150,7 +159,7 @@ def _build(source: Artefact, config: RunConfig, work: Path, precision: str, max_
     facts = write_onnx(model, config.input_shape, work / name, metadata)
     return {
         "kind": "export",
-        "format_version": FORMAT_VERSION,
+        "format_version": EXPORT_FORMAT_VERSION,
         "format": "onnx",
         "artefact": name,
         "files": {name: {"sha256": sha256_file(work / name), "bytes": (work / name).stat().st_size}},
@@ -168,7 +177,13 @@ def _build(source: Artefact, config: RunConfig, work: Path, precision: str, max_
 
 def _unchecked(work: Path, source: Artefact, precision: str, max_batch: int | None) -> Artefact:
     """The new artefact, before it has a manifest."""
-    file = work / "model.onnx"
+    file = work / ONNX_NAME
     return Artefact(
-        path=work, kind="onnx", file=file, sha256=sha256_file(file), precision=precision, max_batch=max_batch
+        path=work,
+        kind="onnx",
+        file=file,
+        sha256=sha256_file(file),
+        described_by=file,
+        precision=precision,
+        max_batch=max_batch,
     )

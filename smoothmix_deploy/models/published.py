@@ -20,7 +20,7 @@ from ..errors import BadInput
 from ..files import sha256_file
 from ..versions import versions
 from .build import build_model, canonical_arch
-from .run_folder import CONFIG, RunConfig, save_weights, write_config
+from .run_folder import RunConfig, check_folder, save_weights, write_config
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,7 @@ def import_checkpoint(
     checkpoint, out = Path(checkpoint), Path(out)
     if not 0 < sigma < math.inf:
         raise BadInput(f"--sigma {sigma}: must be positive and finite")
-    if (out / CONFIG).exists():
-        raise BadInput(f"{out}: already a run folder; choose another --out")
+    check_folder(out)
     content = _load(checkpoint)
     named = str(content.get("arch") or "")
     if not arch and ":" in named and not named.startswith("timm:"):  # a file must not choose code to import and call
@@ -103,9 +102,8 @@ def _load(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
-    except pickle.UnpicklingError as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise BadInput(f"{path}: refused: not a plain checkpoint of tensors, it may contain code ({reason})") from None
+    except pickle.UnpicklingError:  # torch's message advises to load it all the same
+        raise BadInput(f"{path}: refused: not a plain checkpoint of tensors, or damaged; it may contain code") from None
     except Exception as error:  # a truncated or foreign file, whatever torch's reader makes of it
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadInput(f"{path}: not a readable PyTorch checkpoint ({reason})") from None

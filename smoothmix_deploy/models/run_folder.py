@@ -5,13 +5,15 @@ The one place that writes and reads them. Imports torch only to load or save wei
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
-from ..files import atomic_path, read_json, write_json
+from ..files import atomic_path, check_writable, read_json, write_json
+from ..records import check_model_record, fits, problem
 
 if TYPE_CHECKING:
     from .build import BaseClassifier
@@ -47,6 +49,19 @@ class RunConfig:
     format_version: int = FORMAT_VERSION
 
 
+def check_folder(out: Path, *, resume: bool = False) -> None:
+    """BadInput unless `out` can become a run folder, or (with `resume`) is one already."""
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"--out {out}: is a file; choose a folder")
+    if not out.exists():
+        check_writable(out, "--out")
+    elif (out / CONFIG).exists():
+        if not resume:
+            raise BadInput(f"--out {out}: already a run folder; go on with smx train --resume, or choose another")
+    elif any(out.iterdir()):
+        raise BadInput(f"--out {out}: not empty and not a run folder; choose another")
+
+
 def write_config(folder: Path, config: RunConfig) -> None:
     """Write config.json atomically."""
     write_json(folder / CONFIG, asdict(config))
@@ -58,24 +73,40 @@ def read_config(folder: Path) -> RunConfig:
     values = read_json(path, "a run folder's configuration")
     if values.get("kind") != "run" or values.get("format_version") != FORMAT_VERSION:
         raise BadInput(f"{path}: not a run configuration of format version {FORMAT_VERSION}")
-    try:
-        values = {item.name: values[item.name] for item in fields(RunConfig)}
-        values["input_shape"] = tuple(int(size) for size in values["input_shape"])
-        config = RunConfig(**values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{path}: incomplete or malformed ({error})") from None
-    if len(config.input_shape) != 3 or not isinstance(config.num_classes, int) or config.num_classes < 2:
-        raise BadInput(f"{path}: input_shape {config.input_shape}, num_classes {config.num_classes}: malformed")
-    return config
+    wrong = problem(values, _TYPES)
+    if wrong is not None:
+        raise BadInput(f"{path}: {wrong}")
+    check_model_record(values, str(path), values["num_classes"])
+    shape, mean_sd = values["input_shape"], values["mean_sd"]
+    if len(shape) != 3 or not all(fits(size, "int") and size > 0 for size in shape) or values["num_classes"] < 2:
+        raise BadInput(f"{path}: impossible input_shape {shape} or num_classes {values['num_classes']}")
+    if mean_sd is not None and not (len(mean_sd) == 2 and all(_is_per_channel(part, shape[0]) for part in mean_sd)):
+        raise BadInput(f'{path}: "mean_sd" is {mean_sd}, expected means and deviations of {shape[0]} channels')
+    return RunConfig(**{**{item.name: values[item.name] for item in fields(RunConfig)}, "input_shape": tuple(shape)})
+
+
+_TYPES = {
+    "arch": "str", "num_classes": "int", "input_shape": "list", "mean_sd": "list | None", "sigma": "float",
+    "method": "str", "recipe": "str | None", "seed": "int | None", "data": "dict", "versions": "dict",
+    "hyper_parameters": "dict", "epochs_completed": "int | None", "created": "str",
+}  # fmt: skip
+
+
+def _is_per_channel(part: Any, channels: int) -> bool:
+    return isinstance(part, list) and len(part) == channels and all(fits(value, "float") for value in part)
 
 
 def save_weights(folder: Path, model: BaseClassifier) -> None:
-    """Write model.safetensors atomically."""
+    """Write model.safetensors atomically. OSError if it cannot be written."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(folder / WEIGHTS) as temporary:
-        save_file(state, str(temporary))
+        try:
+            save_file(state, str(temporary))
+        except SafetensorError as error:  # its way of reporting a full disk
+            raise OSError(errno.EIO, str(error), str(folder / WEIGHTS)) from None
 
 
 def load_model(folder: Path, config: RunConfig) -> BaseClassifier:

@@ -19,6 +19,7 @@ from enum import IntEnum
 
 import numpy as np
 
+NOISE = "gaussian"
 GENERATOR = "philox4x64-10/box-muller-32"
 KEY_BITS = 128
 

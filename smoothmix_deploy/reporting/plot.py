@@ -9,17 +9,23 @@ from typing import Any
 import numpy as np
 
 from ..errors import BadInput
-from ..files import atomic_path
+from ..files import atomic_path, check_writable
 from ..summary import certified_accuracy
 from .table import Report
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
-def write_plot(report: Report, path: Path) -> None:
-    """Write the curve of every file to `path`; BadInput for suffixes other than png, svg, pdf."""
+def check_plot_name(path: Path) -> None:
+    """BadInput for suffixes other than png, svg, pdf, and for what cannot be a file."""
     if path.suffix.lower() not in SUFFIXES:
         raise BadInput(f"--plot {path}: the name must end in {', '.join(SUFFIXES)}")
+    check_writable(path, "--plot")
+
+
+def write_plot(report: Report, path: Path) -> None:
+    """Write the curve of every file to `path`; BadInput for suffixes other than png, svg, pdf."""
+    check_plot_name(path)
     figure = _figure(report)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=160)

@@ -57,10 +57,10 @@ def make_rule(name: str, *, sigma: float, n: int, alpha: float, **parameters: An
     rules = {"fixed": FixedRule}
     if name not in rules:
         raise BadInput(f"--rule {name}: unknown; known rules: {', '.join(rules)}")
-    if not sigma > 0 or not np.isfinite(sigma):
+    if not 1e-6 <= sigma <= 1e6:
         raise BadInput(f"--sigma {sigma}: must be a positive number (the noise level in [0, 1] pixel units)")
-    if not 0 < alpha < 0.5:
-        raise BadInput(f"--alpha {alpha}: must lie in (0, 0.5), e.g. 0.001")
+    if not 1e-100 <= alpha < 0.5:
+        raise BadInput(f"--alpha {alpha}: must lie in [1e-100, 0.5), e.g. 0.001")
     if n < 1:
         raise BadInput(f"--n {n}: must be at least 1")
     return rules[name](sigma=sigma, n=n, alpha=alpha, **parameters)

@@ -5,12 +5,16 @@ Knows nothing about recipes' names or the command line; a method is one pure fun
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -42,6 +46,28 @@ def learning_rate(hp: HyperParameters, epoch: int, fraction: float) -> float:
     if done < rise:
         return hp.lr * (0.1 + 0.9 * done / rise)
     return hp.lr * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * (done - rise) / (1 - rise))))
+
+
+class StopRequests:
+    """Turns the first Ctrl-C or SIGTERM into a request that is honoured at a safe place; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequests:
+        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        signal.signal(number, self._before[number])
 
 
 @dataclass
@@ -82,26 +108,28 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def run(self, *, resume: bool) -> dict[str, Any]:
-        """Train to the last epoch; the metrics of that epoch."""
+        """Train to the last epoch; the metrics of that epoch. Ctrl-C stops after the batch at hand."""
         if resume and (self.folder / STATE).exists():
             self._load_state()
-        write_text(self.folder / METRICS, "".join(to_json(line) + "\n" for line in self._position.history))
+        hint = "run the same command with --resume to go on"
         try:
-            while self._position.epoch < self.hp.epochs:
-                self._epoch()
-        except KeyboardInterrupt:
-            self._save_state()
-            raise Stopped(
-                f"stopped in epoch {self._position.epoch}; run the same command with --resume to go on"
-            ) from None
+            self._write_results()  # a run killed between its files has them all again
+            with StopRequests() as stop:
+                while self._position.epoch < self.hp.epochs and not stop.requested:
+                    self._epoch(stop)
+                if stop.requested:
+                    self._save_state()
+                    raise Stopped(f"stopped in epoch {self._position.epoch}; {hint}")
+        except KeyboardInterrupt:  # in the middle of a step: the last saved state is the last consistent one
+            raise Stopped(f"stopped in epoch {self._position.epoch}; {hint}") from None
         except OSError as error:
+            reason = error.strerror or str(error)
             raise Stopped(
-                f"{self.folder}: cannot write ({error.strerror}); the last saved state is kept: "
-                "make room, then run the same command with --resume"
+                f"{self.folder}: cannot write ({reason}); the last saved state is kept: make room, then {hint}"
             ) from None
         return self._position.history[-1]
 
-    def _epoch(self) -> None:
+    def _epoch(self, stop: StopRequests) -> None:
         position = self._position
         self.model.train()
         clock = time.monotonic()
@@ -113,6 +141,8 @@ class Trainer:
             position.seconds += now - clock
             clock = now
             self._report()
+            if stop.requested:
+                return
             if now - self._saved_at > _SAVE_EVERY_SECONDS:
                 self._save_state()
         self._finish_epoch()
@@ -163,11 +193,15 @@ class Trainer:
         }
         self._position = Position(epoch=position.epoch + 1, history=[*position.history, line])
         self._save_state()
-        save_weights(self.folder, self.model)
-        self.config = replace(self.config, epochs_completed=self._position.epoch)
-        write_config(self.folder, self.config)
-        with open(self.folder / METRICS, "a", encoding="utf-8") as file:
-            file.write(to_json(line) + "\n")
+        self._write_results()
+
+    def _write_results(self) -> None:
+        """Weights, configuration and metrics of the finished epochs, as the state has them."""
+        if self._position.epoch and not self._position.batch:  # in the middle of an epoch the weights are nobody's yet
+            save_weights(self.folder, self.model)
+            self.config = replace(self.config, epochs_completed=self._position.epoch)
+            write_config(self.folder, self.config)
+        write_text(self.folder / METRICS, "".join(to_json(line) + "\n" for line in self._position.history))
 
     @torch.no_grad()
     def _noisy_accuracy(self) -> float | None:
@@ -200,7 +234,10 @@ class Trainer:
             "optimizer": self._optimizer.state_dict(),
         }
         with atomic_path(self.folder / STATE) as temporary:
-            torch.save(state, temporary)
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:  # its way of reporting a full disk
+                raise OSError(errno.EIO, (str(error).splitlines() or ["?"])[0]) from None
         self._saved_at = time.monotonic()
 
     def _load_state(self) -> None:
@@ -208,6 +245,8 @@ class Trainer:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
             self._position = Position(**json.loads(state["position"]))
+            if not (0 <= self._position.epoch <= self.hp.epochs and 0 <= self._position.batch < len(self._source)):
+                raise ValueError(f"position {self._position.epoch}, {self._position.batch}")
             self.model.load_state_dict(state["model"])
             self._optimizer.load_state_dict(state["optimizer"])
         except Exception as error:  # a truncated or foreign file, whatever torch's reader makes of it

@@ -53,6 +53,8 @@ class HyperParameters:
             ("m", self.m >= 1, "at least 1"),
             ("batch_size", self.batch_size >= self.m, f"at least m = {self.m}"),
             ("lr", self.lr > 0, "positive"),
+            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
             ("lr_step", self.lr_step >= 1, "at least 1"),
             ("attack_steps", self.attack_steps >= 0, "at least 0"),
             ("attack_step_size", self.attack_step_size > 0, "positive"),

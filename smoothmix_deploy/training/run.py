@@ -18,10 +18,11 @@ from ..data import ImageSet, data_info, load_data, select, stored_spec
 from ..devices import resolve_device
 from ..errors import BadInput
 from ..models.build import build_model, canonical_arch
-from ..models.run_folder import CONFIG, RunConfig, read_config, write_config
+from ..models.run_folder import CONFIG, RunConfig, check_folder, read_config, write_config
 from ..progress import Progress, silent
 from ..versions import versions
 from .loop import Trainer
+from .methods import step_function
 from .recipes import HyperParameters, Recipe, as_record, find_recipe, override, recipes
 
 _DEFAULT_ARCH = {
@@ -65,12 +66,19 @@ def train(
     CheckFailed (the loss is not finite), Stopped (interrupted; resumable).
     """
     out = Path(out)
+    if not 0 <= seed < 2**63:
+        raise BadInput(f"--seed {seed}: must lie in 0 .. 2^63 - 1")
     chosen = _choose(recipe, data, arch, method, sigma)
     hp = override(chosen.hyper_parameters, sigma=sigma, **hyper_parameters)
-    _check_folder(out, resume)
+    step_function(hp.method)  # BadInput for unknown methods, before anything is written
+    check_folder(out, resume=resume)
     images = load_data(chosen.data, root=data_root, split="train", download=download)
     if (start, stop, skip) != (None, None, None):
         images = images.subset(select(len(images), start, stop, skip))
+    if min(hp.batch_size, len(images)) < hp.m or len(images) < 2:
+        raise BadInput(
+            f"--m {hp.m}: needs at least {max(hp.m, 2)} training images, --data {chosen.data} has {len(images)}"
+        )
     info = data_info(chosen.data)
     config = RunConfig(
         arch=canonical_arch(chosen.arch),
@@ -142,15 +150,6 @@ def _choose(recipe: str | None, data: str | None, arch: str | None, method: str 
         return Recipe(exact[0].name, data, arch, exact[0].hyper_parameters, exact[0].source)
     hp = same[0].hyper_parameters if same else HyperParameters(epochs=30, lr=0.05, schedule="one-cycle", m=2, eta=1.0)
     return Recipe("", data, arch, override(hp, method=method), "general defaults")
-
-
-def _check_folder(out: Path, resume: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise BadInput(f"--out {out}: is a file; choose a folder")
-    if (out / CONFIG).exists() and not resume:
-        raise BadInput(f"--out {out}: already a run folder; add --resume to go on, or choose another")
-    if out.is_dir() and not (out / CONFIG).exists() and any(out.iterdir()):
-        raise BadInput(f"--out {out}: not empty and not a run folder; choose another")
 
 
 def _same_run(out: Path, config: RunConfig) -> RunConfig:
