@@ -121,6 +121,13 @@ def test_self_test_refuses_what_is_no_function(tmp_path):
     assert not (tmp_path / "c.jsonl").exists()
 
 
+def test_self_test_does_not_shrink_with_the_batch(digits_export, tmp_path):
+    """Small batches are tried more often: at least 256 rows are."""
+    for size, rows in ((7, 259), (64, 256), (300, 300)):
+        result = smx.certify(digits_export, n=50, stop=2, batch_size=size, out=tmp_path / f"{size}.jsonl")
+        assert result.manifest.self_test["rows"] == rows
+
+
 def test_fixed_batch_is_respected(tmp_path):
     """An ONNX file with a static batch runs at that batch, and at no other."""
     data = write_npz(tmp_path / "x.npz", RNG.random((3, 2, 4)).astype(np.float32), np.zeros(3, int))

@@ -1,6 +1,7 @@
 """Training: the attack, the schedule, exact resumption, and what a run folder holds."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -130,6 +131,29 @@ def test_stopped_and_resumed_is_bit_for_bit_the_same(tmp_path, method):
     ]
     assert metrics[0] == metrics[1]
     assert [line["epoch"] for line in metrics[0]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("batch", [1, 4, 8, 11, 12])
+def test_stop_is_honoured_after_the_batch_at_hand(tmp_path, batch):
+    """A real signal at any batch, the last of an epoch and of the run too: nothing is lost, and --resume goes on."""
+    smx.train(out=tmp_path / "whole", method="gaussian", **BUDGET)
+    seen = []
+
+    def press(what, done, total, details):
+        seen.append(done)
+        if len(seen) == batch:  # of 4 an epoch, 3 epochs
+            signal.raise_signal(signal.SIGINT)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(smx.Stopped, match="--resume"):
+        smx.train(out=tmp_path / "parts", method="gaussian", progress=press, **BUDGET)
+    assert len(seen) == batch
+    assert signal.getsignal(signal.SIGINT) is handler
+    seen.clear()
+    smx.train(out=tmp_path / "parts", method="gaussian", resume=True, progress=lambda *a: seen.append(a), **BUDGET)
+    assert len(seen) == 12 - batch  # no batch is trained twice
+    whole, parts = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
 
 
 def test_seeds_matter(tmp_path):

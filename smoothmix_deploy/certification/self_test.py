@@ -17,6 +17,8 @@ from ..engines import Engine, votes
 from ..errors import CheckFailed
 from ..noise.gaussian import GaussianNoise, Stream
 
+_LEAST_ROWS = 256
+
 
 @dataclass(frozen=True)
 class SelfTest:
@@ -35,9 +37,27 @@ class SelfTest:
 
 
 def self_test(engine: Engine, images: ImageSet, indices: range, *, sigma: float, key: str) -> SelfTest:
-    """Run the checks on noisy copies of up to 16 of the images; CheckFailed if a vote is not a function of its row."""
+    """Run the checks on at least 256 noisy copies of up to 16 of the images, in batches of the engine's own size.
+
+    CheckFailed if a vote is not a function of its row.
+    """
     size = engine.info.batch_size
-    batch, other = (_noisy_batch(engine, images, indices, sigma, key, first) for first in (0, size))
+    rounds = -(-_LEAST_ROWS // size)
+    found = [_one_round(engine, images, indices, sigma, key, 2 * size * i) for i in range(rounds)]
+    return SelfTest(
+        rows=size * rounds,
+        bitwise_repeatable=all(one.bitwise_repeatable for one in found),
+        bitwise_row_invariant=all(one.bitwise_row_invariant for one in found),
+        bitwise_batch_invariant=None
+        if found[0].bitwise_batch_invariant is None
+        else all(one.bitwise_batch_invariant for one in found),
+        invalid_votes=sum(one.invalid_votes for one in found),
+    )
+
+
+def _one_round(engine: Engine, images: ImageSet, indices: range, sigma: float, key: str, first: int) -> SelfTest:
+    size = engine.info.batch_size
+    batch, other = (_noisy_batch(engine, images, indices, sigma, key, at) for at in (first, first + size))
     logits = engine.logits(batch).copy()
     again = engine.logits(batch).copy()
     order = np.roll(np.arange(size)[::-1], size // 3)

@@ -245,7 +245,7 @@ class Trainer:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
             self._position = Position(**json.loads(state["position"]))
-            if not (0 <= self._position.epoch <= self.hp.epochs and 0 <= self._position.batch < len(self._source)):
+            if not (0 <= self._position.epoch <= self.hp.epochs and 0 <= self._position.batch <= len(self._source)):
                 raise ValueError(f"position {self._position.epoch}, {self._position.batch}")
             self.model.load_state_dict(state["model"])
             self._optimizer.load_state_dict(state["optimizer"])
