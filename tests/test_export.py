@@ -148,6 +148,30 @@ def test_invalid_votes_never_agree(digits_run):
     assert parity_module.check_parity(real, real, images, described, **arguments).disagreements == 0
 
 
+@pytest.mark.parametrize(("flipped", "passed"), [(0, True), (1, True), (8, False)])
+def test_gate_judges_by_the_upper_bound(digits_run, flipped, passed):
+    """8 of 1,024 votes are fewer than 1 %, but do not prove that fewer than 1 % differ."""
+    real = open_engine(open_artefact(digits_run), "torch", batch_size=64)
+    seen = []
+
+    def flip(x):
+        logits = real.logits(x).copy()
+        if not seen:
+            logits[:flipped] = -logits[:flipped]
+        seen.append(len(x))
+        return logits
+
+    images, described = export_module.parity_images(read_config(digits_run), None, None, False)
+    report = parity_module.check_parity(
+        real, Pretend(real.info, flip), images, described,
+        sigma=0.25, samples=1024, max_disagreement=0.01, key="0" * 32,
+    )  # fmt: skip
+    assert report.disagreements == flipped
+    assert report.rate < 0.01
+    assert report.passed is passed
+    assert (report.upper_bound <= 0.01) is passed
+
+
 def test_max_batch_is_enforced(digits_run, tmp_path):
     """What was exported for at most 32 rows is not run with 64."""
     smx.export(digits_run, out=tmp_path / "out", max_batch=32, parity_samples=1000)

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import smoothmix_deploy as smx
+from smoothmix_deploy.data import InMemorySet
 from smoothmix_deploy.models.build import build_model
 from smoothmix_deploy.models.run_folder import load_model, read_config
 from smoothmix_deploy.training.attack import adversarial_path, project
-from smoothmix_deploy.training.batches import augment_batch
+from smoothmix_deploy.training.batches import BatchSource, augment_batch
 from smoothmix_deploy.training.loop import learning_rate
 from smoothmix_deploy.training.recipes import HyperParameters
 from smoothmix_deploy.training.smoothmix import smoothmix_step
@@ -154,6 +155,21 @@ def test_stop_is_honoured_after_the_batch_at_hand(tmp_path, batch):
     assert len(seen) == 12 - batch  # no batch is trained twice
     whole, parts = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts"))
     assert whole == parts
+
+
+def test_epochs_take_every_image_once_in_orders_of_their_own():
+    """A permutation an epoch, a function of (seed, epoch); an epoch can be entered anywhere."""
+    images = InMemorySet("n", "train", np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1), np.arange(50) % 2)
+    source = BatchSource(images, 16, "none", 0, torch.device("cpu"))
+
+    def order(epoch, first=0):
+        return [round(float(v) * 255) for x, _ in source.epoch(epoch, first) for v in x.flatten()]
+
+    assert sorted(order(0)) == sorted(order(1)) == list(range(50))
+    assert order(0) == order(0) != order(1)
+    assert order(1, first=2) == order(1)[32:]
+    other = BatchSource(images, 16, "none", 1, torch.device("cpu"))
+    assert [x.sum() for x, _ in other.epoch(0)] != [x.sum() for x, _ in source.epoch(0)]
 
 
 def test_seeds_matter(tmp_path):
