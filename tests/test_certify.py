@@ -112,12 +112,13 @@ def test_invalid_votes_count_against(tmp_path):
     assert smx.verify(result.path).certificates == 1
 
 
-def test_self_test_refuses_what_is_no_function(tmp_path):
-    """A classifier whose answer depends on its neighbours in the batch is not certified."""
+@pytest.mark.parametrize("batch_size", [16, 512])
+def test_self_test_refuses_what_is_no_function(tmp_path, batch_size):
+    """A classifier whose answer depends on its neighbours in the batch is not certified, however large the batch."""
     data = write_npz(tmp_path / "x.npz", RNG.random((4, 2, 4)).astype(np.float32), np.zeros(4, int))
     model = batch_mean(tmp_path / "mean.onnx")
     with pytest.raises(smx.CheckFailed, match="not a function"):
-        smx.certify(model, data=data, sigma=0.5, n=100, out=tmp_path / "c.jsonl")
+        smx.certify(model, data=data, sigma=0.5, n=100, batch_size=batch_size, seed=1, out=tmp_path / "c.jsonl")
     assert not (tmp_path / "c.jsonl").exists()
 
 

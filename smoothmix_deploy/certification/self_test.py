@@ -58,6 +58,7 @@ def self_test(engine: Engine, images: ImageSet, indices: range, *, sigma: float,
 def _one_round(engine: Engine, images: ImageSet, indices: range, sigma: float, key: str, first: int) -> SelfTest:
     size = engine.info.batch_size
     batch, other = (_noisy_batch(engine, images, indices, sigma, key, at) for at in (first, first + size))
+    other = 2 * other + 1  # neighbours of another scale: what couples rows, a mean or a common scale, shows at once
     logits = engine.logits(batch).copy()
     again = engine.logits(batch).copy()
     order = np.roll(np.arange(size)[::-1], size // 3)
