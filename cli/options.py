@@ -18,7 +18,12 @@ Download = Annotated[bool, typer.Option("--download", help="Fetch a missing data
 Start = Annotated[int | None, typer.Option("--start", help="First image.")]
 Stop = Annotated[int | None, typer.Option("--stop", help="Stop before this image.")]
 Skip = Annotated[int | None, typer.Option("--skip", help="Take every SKIP-th image.")]
-Engine = Annotated[str | None, typer.Option("--engine", help="torch or ort; default: the best that works.")]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine", help="torch, torch-compile, ort, ort-cuda, ort-trt, trt or openvino; default: the best that works."
+    ),
+]
 Sigma = Annotated[float | None, typer.Option("--sigma", help="Noise level; default: the artefact's.")]
 Alpha = Annotated[float, typer.Option("--alpha", help="Error probability of an image's certificate.")]
 N0 = Annotated[int, typer.Option("--n0", help="Samples that choose the class.")]

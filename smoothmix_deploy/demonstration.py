@@ -61,6 +61,7 @@ def demo(
         note(f"train: {method} on digits (1,437 real images, 8 x 8)")
         train(recipe=f"{method}-digits-0.25", out=run, seed=seed or 0, device="cpu", progress=progress)
         exported = export(run, out=artefact, seed=seed, progress=progress)
+        assert exported.parity is not None
         note(f"export: parity gate passed, {exported.parity.summary}")
         certify(artefact, engine="ort", data="digits", n=n, out=certs, seed=seed, progress=progress)
         checked = verify(certs, artefact=artefact, rerun=3, seed=seed, progress=progress)

@@ -45,9 +45,9 @@ def doctor() -> DoctorReport:
     """Look around; never fails."""
     gpus, reason = _gpus()
     states = []
-    for name, (_, runs) in ENGINES.items():
+    for name, entry in ENGINES.items():
         version, why = available(name)
-        states.append(EngineState(name, runs, version, why))
+        states.append(EngineState(name, entry.about, version, why))
     return DoctorReport(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         processor=processor_name(),

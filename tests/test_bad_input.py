@@ -252,7 +252,7 @@ def check(capfd, tmp_path, files, monkeypatch, digits_run, digits_export):
 
 ARTEFACTS = [
     ("nope", 2, "nope: no such file or folder"),
-    ("FILES/text", 2, "not a run folder, an export folder or an .onnx file"),
+    ("FILES/text", 2, "not a run folder, an export folder, or an .onnx"),
     ("FILES/empty-folder", 2, "neither a run folder"),
     ("FILES/folder.onnx", 2, "neither a run folder"),
     ("FILES/zero.onnx", 2, "zero.onnx"),
@@ -376,7 +376,7 @@ OPTIONS = [
     ("--skip 0", 2, "--skip 0"),
     ("--skip -1", 2, "--skip -1"),
     ("--start 2 --stop 2", 2, "selects none"),
-    ("--engine nope", 2, "known engines: ort, torch"),
+    ("--engine nope", 2, "known engines: trt, "),
     ("--engine torch", 2, "use --engine ort"),
     ("--device gpu", 2, "must be auto, cpu or cuda"),
     ("--device cuda", 4, "--device cpu"),
@@ -407,8 +407,16 @@ def test_options_of_certify(options, code, words, check):
 
 OTHERS = [
     ("export nope --out e", 2, "nope: no such file"),
-    ("export EXPORT --out e", 2, "takes a run folder"),
-    ("export FILES/good.onnx --out e", 2, "takes a run folder"),
+    ("export EXPORT --out e --layout nchw --mean 1,2", 2, "--mean"),
+    ("export FILES/good.onnx --out e", 2, "--sigma"),
+    ("export RUN --out e --layout nhwc", 2, "is a run folder"),
+    ("export EXPORT --out e --precision int4", 2, "--precision"),
+    ("export RUN --out e --precision fp8", 2, "--format trt"),
+    ("export EXPORT --out e --input-shape 1,9,9", 2, "--input-shape"),
+    ("export EXPORT --out e --input-range -1", 2, "--input-range"),
+    ("export EXPORT --out e --layout x", 2, "--layout"),
+    ("export RUN --out e --max-radius-lost 2", 2, "--max-radius-lost"),
+    ("export RUN --out e --calibration-samples 0", 2, "--calibration-samples"),
     ("export FILES/weights-cut --out e", 2, "safetensors"),
     ("export RUN --out e --format nope", 2, "--format nope"),
     ("export RUN --out e --precision int4", 2, "--precision int4"),

@@ -12,7 +12,9 @@ import smoothmix_deploy as smx
 from smoothmix_deploy.artefacts import METADATA_KEY, open_artefact
 from smoothmix_deploy.engines import open_engine
 from smoothmix_deploy.exporting import parity as parity_module
-from smoothmix_deploy.exporting import run as export_module
+from smoothmix_deploy.exporting import source as source_module
+from smoothmix_deploy.exporting.inputs import find_images
+from smoothmix_deploy.exporting.inspection import InputHints
 from smoothmix_deploy.files import sha256_file
 from smoothmix_deploy.models.build import build_model
 from smoothmix_deploy.models.run_folder import RunConfig, load_model, read_config, save_weights, write_config
@@ -83,15 +85,17 @@ def test_networks_export_and_agree(tmp_path, arch, shape, mean_sd):
 
 def break_weights(monkeypatch):
     """Let the artefact be built from other weights than those of the run folder."""
-    original = export_module.load_model
+    original = source_module.RunSource.network
 
-    def altered(folder, config):
-        model = original(folder, config)
-        with torch.no_grad():
-            model.net.fc2.bias[3] += 1.0
+    def altered(self):
+        model = original(self)
+        bias = next(t for t in model.graph.initializer if t.name.endswith("fc2.bias"))
+        values = onnx.numpy_helper.to_array(bias).copy()
+        values[3] += 1.0
+        bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
         return model
 
-    monkeypatch.setattr(export_module, "load_model", altered)
+    monkeypatch.setattr(source_module.RunSource, "network", altered)
 
 
 def test_gate_refuses_a_different_network(digits_run, tmp_path, monkeypatch):
@@ -140,7 +144,8 @@ def test_invalid_votes_never_agree(digits_run):
     """NaN on both sides is still a disagreement."""
     real = open_engine(open_artefact(digits_run), "torch", batch_size=64)
     broken = Pretend(real.info, lambda x: np.full((len(x), 10), np.nan, np.float32))
-    images, described = export_module.parity_images(read_config(digits_run), None, None, False)
+    facts = source_module.open_source(digits_run, InputHints()).facts
+    images, described = find_images(facts, None, None, False, split="test")
     arguments = {"sigma": 0.25, "samples": 128, "max_disagreement": 0.5, "key": "0" * 32}
     report = parity_module.check_parity(broken, broken, images, described, **arguments)
     assert not report.passed
@@ -161,7 +166,8 @@ def test_gate_judges_by_the_upper_bound(digits_run, flipped, passed):
         seen.append(len(x))
         return logits
 
-    images, described = export_module.parity_images(read_config(digits_run), None, None, False)
+    facts = source_module.open_source(digits_run, InputHints()).facts
+    images, described = find_images(facts, None, None, False, split="test")
     report = parity_module.check_parity(
         real, Pretend(real.info, flip), images, described,
         sigma=0.25, samples=1024, max_disagreement=0.01, key="0" * 32,

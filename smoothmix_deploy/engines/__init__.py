@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from ..artefacts import Artefact
-from ..errors import BadInput, Unavailable
-from .base import NO_VOTE, Engine, EngineInfo, votes
+from ..errors import BadInput, CheckFailed, Unavailable
+from .base import NO_VOTE, DeviceEngine, Engine, EngineInfo, on_device, votes
 
 __all__ = [
     "ENGINES",
     "NO_VOTE",
+    "DeviceEngine",
     "Engine",
     "EngineInfo",
     "available",
+    "candidates",
     "default_engine",
+    "on_device",
     "open_engine",
     "votes",
 ]
 
-ENGINES = {
-    # name: (module, what it runs), best first
-    "ort": ("ort", "ONNX files on ONNX Runtime, CPU"),
-    "torch": ("torch_eager", "run folders in PyTorch, CPU or CUDA"),
+
+@dataclass(frozen=True)
+class Registered:
+    """Where an engine's code is and what it is for. `device`: "cpu", "cuda" or "any"."""
+
+    module: str
+    device: str
+    about: str
+
+
+ENGINES = {  # best first
+    "trt": Registered("trt", "cuda", "TensorRT plans"),
+    "ort-cuda": Registered("ort_gpu", "cuda", "ONNX files, ONNX Runtime's CUDA provider"),
+    "ort-trt": Registered("ort_gpu", "cuda", "ONNX files, ONNX Runtime's TensorRT provider"),
+    "ort": Registered("ort", "cpu", "ONNX files, ONNX Runtime"),
+    "openvino": Registered("openvino", "cpu", "OpenVINO models and ONNX files, OpenVINO"),
+    "torch": Registered("torch_eager", "any", "run folders, PyTorch"),
+    "torch-compile": Registered("torch_eager", "any", "run folders, PyTorch, compiled"),
 }
 
 _MOST_THREADS = 1024
@@ -33,28 +51,37 @@ _MOST_THREADS = 1024
 def _module(name: str) -> Any:
     if name not in ENGINES:
         raise BadInput(f"--engine {name}: unknown; known engines: {', '.join(ENGINES)}")
-    return import_module(f".{ENGINES[name][0]}", __package__)
+    return import_module(f".{ENGINES[name].module}", __package__)
 
 
 def available(name: str) -> tuple[str | None, str]:
     """(version, "") of an engine that works here, or (None, why not and which extra brings it)."""
     try:
-        return _module(name).version(), ""
+        return _module(name).version(name), ""
     except Unavailable as error:
         return None, str(error)
 
 
-def default_engine(artefact: Artefact) -> str:
+def candidates(artefact: Artefact, device: str = "auto") -> list[str]:
+    """The engines that run this kind of artefact on `device`, best first, installed or not."""
+    return [
+        name
+        for name, entry in ENGINES.items()
+        if artefact.kind in _module(name).RUNS and (device == "auto" or entry.device in ("any", device))
+    ]
+
+
+def default_engine(artefact: Artefact, device: str = "auto") -> str:
     """The best engine on this machine that runs `artefact`; Unavailable with every reason if there is none."""
     reasons = []
-    for name in ENGINES:
-        if artefact.kind not in _module(name).RUNS:
-            continue
+    for name in candidates(artefact, device):
         version, reason = available(name)
         if version is not None:
             return name
         reasons.append(reason)
-    raise Unavailable("; ".join(reasons) or f"{artefact.path}: no engine runs this kind of artefact ({artefact.kind})")
+    none = f"{artefact.path}: no engine runs this kind of artefact with --device {device}"
+    remedy = "; or use --device cpu" if device == "cuda" else ""
+    raise Unavailable(("; ".join(reasons) or none) + remedy)
 
 
 def open_engine(
@@ -68,7 +95,8 @@ def open_engine(
     """Load `artefact` on the engine called `name` (None: the best that works).
 
     `batch_size` None chooses one that suits the input's size. Raises BadInput (wrong kind of artefact, malformed
-    file, impossible batch size) or Unavailable (engine or device missing).
+    file, impossible batch size), CheckFailed (a plan that never passed the parity gate, or is foreign to this GPU) or
+    Unavailable (engine or device missing).
     """
     if batch_size is not None and batch_size < 1:
         raise BadInput(f"--batch-size {batch_size}: must be at least 1")
@@ -76,24 +104,40 @@ def open_engine(
         raise BadInput(f"--threads {threads}: must be between 1 and {_MOST_THREADS}")
     if device not in ("auto", "cpu", "cuda"):
         raise BadInput(f"--device {device}: must be auto, cpu or cuda")
-    name = name or default_engine(artefact)
-    module = _module(name)
-    if artefact.kind not in module.RUNS:
-        others = [other for other in ENGINES if artefact.kind in _module(other).RUNS]
-        remedy = f"use --engine {others[0]}" if others else "export it first"
-        if artefact.kind == "run":
-            remedy = f"export it first (smx export {artefact.path} --out DIR) or use --engine torch"
-        raise BadInput(f"--engine {name} does not run {artefact.description}: {remedy}")
+    if name is not None:
+        _check_kind(artefact, name)
+    name = name or default_engine(artefact, device)
     if batch_size is not None and artefact.max_batch is not None and batch_size > artefact.max_batch:
         raise BadInput(f"--batch-size {batch_size}: {artefact.path} was exported for at most {artefact.max_batch}")
     version, reason = available(name)
     if version is None:
         raise Unavailable(reason)
-    engine: Engine = module.open_engine(artefact, batch_size=batch_size, device=device, threads=threads)
+    if artefact.gated is False:
+        raise CheckFailed(
+            f"{artefact.file}: was built where it could not run, so it has not passed the parity gate; "
+            f"build it on this machine: {artefact.rebuild_command}"
+        )
+    engine: Engine = _module(name).open_engine(name, artefact, batch_size=batch_size, device=device, threads=threads)
     names, classes = artefact.class_names, engine.info.num_classes
     if names is not None and len(names) != classes:
         raise BadInput(f"{artefact.described_by}: class_names has {len(names)} names, the model has {classes} classes")
     return engine
+
+
+def _check_kind(artefact: Artefact, name: str) -> None:
+    """BadInput, with what to do instead, unless engine `name` runs this kind of artefact."""
+    runs = _module(name).RUNS
+    if artefact.kind in runs:
+        return
+    instead = candidates(artefact, "cpu") or candidates(artefact)
+    format = {"plan": "trt", "openvino": "openvino", "onnx": "onnx"}.get(runs[0])
+    if format and artefact.kind in ("run", "onnx"):
+        remedy = (
+            f"export it first (smx export {artefact.path} --format {format} --out DIR) or use --engine {instead[0]}"
+        )
+    else:
+        remedy = f"use --engine {instead[0]}"
+    raise BadInput(f"--engine {name} does not run {artefact.description}: {remedy}")
 
 
 def suitable_batch_size(input_shape: tuple[int, int, int], artefact: Artefact, *, cuda: bool) -> int:

@@ -5,10 +5,13 @@ A stage before this one knows nothing about votes; a stage after it nothing abou
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 NO_VOTE = -1
 """The vote of a row whose logits are not all finite: it counts for no class, and so against every class."""
@@ -32,11 +35,13 @@ class EngineInfo:
     num_classes: int
     artefact_sha256: str
     """Of the file that runs."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What else the runtime was told that may change its logits: arithmetic, graph capture, providers."""
 
     def record(self) -> dict[str, Any]:
         """The part that manifests hold under "engine"."""
         values = asdict(self)
-        return {k: values[k] for k in ("name", "version", "device", "precision", "batch_size", "threads")}
+        return {k: values[k] for k in ("name", "version", "device", "precision", "batch_size", "threads", "options")}
 
 
 class Engine(Protocol):
@@ -47,6 +52,33 @@ class Engine(Protocol):
     def logits(self, x_BCHW: np.ndarray) -> np.ndarray:
         """Scores [B, K] of float32 images [B, C, H, W] in [0, 1] plus noise. Any B the artefact allows."""
         ...
+
+
+class DeviceEngine(Engine, Protocol):
+    """An engine that reads and writes torch tensors where they are: noise, engine and argmax share a GPU."""
+
+    device: torch.device
+
+    def device_logits(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """[B, K] of float32 [B, C, H, W] on `device`, enqueued on the current stream.
+
+        The result may be overwritten by the next call: what reads it must be enqueued on the same stream.
+        """
+        ...
+
+
+def on_device(engine: Engine) -> DeviceEngine | None:
+    """The engine itself, if it works on a GPU's tensors."""
+    return engine if hasattr(engine, "device_logits") else None  # type: ignore[return-value]
+
+
+def logits_from_host(engine: DeviceEngine, x_BCHW: np.ndarray) -> np.ndarray:
+    """What `logits` of a DeviceEngine does: the batch goes there and the scores come back."""
+    import torch
+
+    x = torch.from_numpy(np.ascontiguousarray(x_BCHW)).to(engine.device)
+    result: np.ndarray = engine.device_logits(x).float().cpu().numpy()
+    return result
 
 
 def votes(logits_BK: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The images that the parity gate adds noise to: the model's own data where it can be found, synthetic ones elsewhere."""
+"""The images that the parity gate and the calibration add noise to: the model's own data where it can be found, synthetic ones elsewhere."""
 
 from __future__ import annotations
 
@@ -8,45 +8,47 @@ import numpy as np
 
 from ..data import ImageSet, InMemorySet, load_data, select
 from ..errors import BadInput
-from ..models.run_folder import RunConfig
+from .source import ModelFacts
 
 _IMAGES = 256
 
 
-def parity_images(
-    config: RunConfig, data: str | None, data_root: Path | str | None, download: bool
+def find_images(
+    facts: ModelFacts, data: str | None, data_root: Path | str | None, download: bool, *, split: str
 ) -> tuple[ImageSet, str]:
     """Up to 256 images, spread over the set, and a description for the report.
 
-    Data named by the user must load; the training data of the configuration is used where it still is; otherwise the
-    images are synthetic and the description says why.
+    Data named by the user must load, from `split` or else from the other one; the training data of the model is used
+    where it still is; otherwise the images are synthetic and the description says why.
     """
-    name = data or config.data.get("name")
-    root = data_root or config.data.get("root")
-    reason = "the run names no data set"
-    for split in ("test", "train"):
+    known = facts.data or {}
+    name = data or known.get("name")
+    root = data_root or known.get("root")
+    reason = "the model names no data set"
+    splits = ("test", "train") if split == "test" else ("train", "test")
+    for part in splits:
         try:
             if name is None:
                 break
-            images = load_data(name, root=root, split=split, download=download)
+            images = load_data(name, root=root, split=part, download=download)
         except BadInput as error:
-            if data is not None and split == "train":
+            if data is not None and part == splits[-1]:
                 raise
             reason = str(error)
             continue
-        if images.shape != config.input_shape:
-            raise BadInput(f"--data {name}: images are {images.shape}, the model takes {config.input_shape}")
+        if images.shape != facts.input_shape:
+            raise BadInput(f"--data {name}: images are {images.shape}, the model takes {facts.input_shape}")
         step = max(1, len(images) // _IMAGES)
         chosen = images.subset(select(len(images), 0, step * _IMAGES, step))
-        return chosen, f"{len(chosen)} images of {name} ({split})"
-    return _synthetic(config), f"synthetic ({reason})"
+        return chosen, f"{len(chosen)} images of {name} ({part})"
+    return _synthetic(facts.input_shape), f"synthetic ({reason})"
 
 
-def _synthetic(config: RunConfig) -> ImageSet:
+def _synthetic(shape: tuple[int, int, int]) -> ImageSet:
     """Blurred uniform noise at several scales: bright and dark, smooth and rough."""
     from scipy.ndimage import gaussian_filter
 
-    channels, height, width = config.input_shape
+    channels, height, width = shape
     rng = np.random.default_rng(0)
     images = np.empty((_IMAGES, height, width, channels), np.float32)
     for i in range(_IMAGES):

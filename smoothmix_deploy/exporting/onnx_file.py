@@ -7,33 +7,23 @@ import io
 import json
 import logging
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 
 from ..artefacts import METADATA_KEY
 from ..errors import BadInput
+from ..messages import first_line
 from ..models.build import BaseClassifier
 
 INPUT, OUTPUT = "images", "logits"
 OPSET = 20
 
 
-@dataclass(frozen=True)
-class OnnxFacts:
-    """What a manifest says of the file."""
-
-    opset: int
-    input_name: str
-    output_name: str
-
-
-def write_onnx(
-    model: BaseClassifier, input_shape: tuple[int, int, int], path: Path, metadata: dict[str, Any]
-) -> OnnxFacts:
-    """Export `model` in eval mode, float32, batch dimension free. BadInput if torch.onnx cannot express it."""
+def onnx_of_model(model: BaseClassifier, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
+    """`model` in eval mode, float32, batch dimension free. BadInput if torch.onnx cannot express it."""
     model = model.eval().cpu()
     example = torch.zeros(2, *input_shape)
     batch = torch.export.Dim("batch")
@@ -57,12 +47,26 @@ def write_onnx(
                 verbose=False,
             )
             assert program is not None
-            program.model.metadata_props[METADATA_KEY] = json.dumps(metadata)
-            program.save(str(path), external_data=False)
+            proto: onnx.ModelProto = program.model_proto
+            return proto
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"torch.onnx cannot export this network ({reason})") from None
-    return OnnxFacts(OPSET, INPUT, OUTPUT)
+        raise BadInput(f"torch.onnx cannot export this network ({first_line(error)})") from None
+
+
+def save_onnx(model: onnx.ModelProto, path: Path, metadata: dict[str, Any]) -> int:
+    """Write `model` with our metadata, which ONNX Runtime and others show; its opset."""
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**entries, METADATA_KEY: json.dumps(metadata)})
+    try:
+        onnx.save(model, str(path))
+    except ValueError as error:  # protobuf's limit of 2 GB
+        raise BadInput(f"the network does not fit into one ONNX file ({first_line(error)})") from None
+    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def write_onnx(model: BaseClassifier, input_shape: tuple[int, int, int], path: Path, metadata: dict[str, Any]) -> int:
+    """Export `model` in float32 to `path`; the file's opset."""
+    return save_onnx(onnx_of_model(model, input_shape), path, metadata)
 
 
 @contextlib.contextmanager

@@ -7,38 +7,48 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..artefacts import EXPORT_FORMAT_VERSION, Artefact, open_artefact
-from ..engines import open_engine
-from ..errors import BadInput, CheckFailed
-from ..files import check_writable, read_json, sha256_file, write_json
-from ..models.run_folder import RunConfig, load_model, read_config
+import torch
+
+from ..artefacts import EXPORT_FORMAT_VERSION, Artefact
+from ..data import ImageSet
+from ..engines import Engine, available, candidates, open_engine
+from ..errors import BadInput, CheckFailed, Unavailable
+from ..files import check_writable, read_json, sha256_files, write_json
 from ..noise.gaussian import key_from_seed, random_key
 from ..progress import Progress, silent
 from ..statistics.bounds import clopper_pearson_upper
 from ..versions import versions
-from .inputs import parity_images
-from .onnx_file import write_onnx
+from .build import FORMATS, Built, Wanted, build, files_record, resolve_precision, served_name
+from .inputs import find_images
+from .inspection import InputHints
 from .parity import CONFIDENCE, ParityReport, check_parity
+from .source import Source, open_source
 
-FORMATS = ("onnx",)
-PRECISIONS = ("fp32",)
 MANIFEST = "manifest.json"
-ONNX_NAME = "model.onnx"
+TIMING_CACHE = "timing.cache"
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The export folder, its artefact's digest, and what the gate saw."""
+    """The export folder, its artefact's digest, and what the gate saw.
+
+    `pending`: why the gate could not run on the artefact itself (a plan, and no GPU here); then `parity` is that of the
+    ONNX file it was built from, where anything could run that.
+    """
 
     path: Path
     artefact: Path
     sha256: str
-    parity: ParityReport
+    parity: ParityReport | None
+    pending: str | None = None
+    assumptions: list[str] = field(default_factory=list)
+    """What an ONNX file of somebody else did not say, and was assumed."""
 
 
 def export(
@@ -46,77 +56,199 @@ def export(
     *,
     out: Path | str,
     format: str = "onnx",
-    precision: str = "fp32",
+    precision: str | None = None,
     max_batch: int | None = None,
+    engine: str | None = None,
+    device: str = "auto",
+    sigma: float | None = None,
     max_disagreement: float = 0.01,
+    max_radius_lost: float = 0.05,
     parity_samples: int = 2048,
+    calibration_samples: int = 512,
+    tf32: bool = False,
+    layout: str | None = None,
+    input_range: float | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    input_shape: Sequence[int] | None = None,
     data: str | None = None,
     data_root: Path | str | None = None,
     download: bool = False,
     seed: int | None = None,
     progress: Progress = silent,
 ) -> ExportResult:
-    """Export the run folder `run` into the folder `out`.
+    """Export `run`, a run folder or an ONNX file of anybody's, into the folder `out`.
 
-    Raises BadInput, CheckFailed (parity: nothing is left in `out`), Unavailable (no engine to check the artefact
-    with: it fails closed). An earlier export in `out` is removed first, so that a failure never leaves an old
-    artefact in the new one's place.
+    `precision` None: float32, or what the ONNX file is. `engine`: the one the gate runs the artefact on (None: the best
+    here that can). `layout`, `input_range`, `mean`, `std`, `input_shape`: what an ONNX file's input wants, where it does
+    not say. Raises BadInput, CheckFailed (parity: nothing is left in `out`), Unavailable (no builder, or no engine to
+    check the artefact with: it fails closed). An earlier export in `out` is removed first, so that a failure never
+    leaves an old artefact in the new one's place.
     """
     run, out = Path(run), Path(out)
-    _check_arguments(format, precision, max_batch, max_disagreement, parity_samples)
-    source = open_artefact(run)
-    if source.kind != "run":
-        raise BadInput(f"{run}: smx export takes a run folder of smx train or smx import")
-    config = read_config(run)
+    _check_arguments(format, max_batch, max_disagreement, max_radius_lost, parity_samples, calibration_samples)
+    hints = InputHints(
+        layout, input_range, None if mean is None else tuple(mean), None if std is None else tuple(std),
+        _shape(input_shape),
+    )  # fmt: skip
+    source = open_source(run, hints)
+    chosen = resolve_precision(precision, source.facts, format)
+    sigma = source.facts.sigma if sigma is None else sigma
+    if sigma is None:
+        raise BadInput(f"--sigma: missing, and {run} does not say which noise it was trained for")
+    if not 1e-6 <= sigma <= 1e6:
+        raise BadInput(f"--sigma {sigma}: must be a positive number (the noise level in [0, 1] pixel units)")
     _check_folder(out)
-    images, described = parity_images(config, data, data_root, download)
+    images, described = find_images(source.facts, data, data_root, download, split="test")
+    gpu = device != "cpu" and torch.cuda.is_available()
+    wanted = Wanted(format, chosen, float(sigma), max_batch, tf32, served_name(out), gpu)
+    key = random_key() if seed is None else key_from_seed(seed)
+    timing = (out / TIMING_CACHE).read_bytes() if (out / TIMING_CACHE).is_file() else None
     if out.exists():
         shutil.rmtree(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        progress("exporting", 0, 2, "building model.onnx")
-        manifest = _build(source, config, work, precision, max_batch)
+        if timing is not None and format == "trt":
+            (work / TIMING_CACHE).write_bytes(timing)
+        progress("exporting", 0, 2, f"building {FORMATS[format]} ({chosen})")
+        built = build(
+            source, wanted, work, lambda: find_images(source.facts, data, data_root, download, split="train"),
+            calibration_samples, key,
+        )  # fmt: skip
         progress("exporting", 1, 2, f"comparing {parity_samples} votes")
-        reference = open_engine(source, "torch", device="cpu")
-        candidate = open_engine(_unchecked(work, source, precision, max_batch))
-        parity = check_parity(
-            reference,
-            candidate,
-            images,
-            described,
-            sigma=config.sigma,
-            samples=parity_samples,
-            max_disagreement=max_disagreement,
-            key=random_key() if seed is None else key_from_seed(seed),
-        )
-        if not parity.passed:
-            raise CheckFailed(
-                f"parity gate: {parity.summary}; the artefact does not behave like {run} and was not written"
-            )
-        manifest["parity"] = {**asdict(parity), "engine": candidate.info.record()}
+        gate = _Gate(source, images, described, wanted, parity_samples, max_disagreement, max_radius_lost, key, device)
+        record, parity, pending = gate.judge(built, engine)
+        manifest = _manifest(work, built, wanted, record)
         write_json(work / MANIFEST, manifest)
         work.chmod(0o755)
         work.replace(out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     progress("exporting", 2, 2, "done")
-    return ExportResult(out, out / manifest["artefact"], manifest["files"][manifest["artefact"]]["sha256"], parity)
+    artefact = out / built.artefact.relative_to(work)
+    return ExportResult(out, artefact, _digest(artefact), parity, pending, source.facts.assumptions)
+
+
+@dataclass(frozen=True)
+class _Gate:
+    """The parity gate of one export."""
+
+    source: Source
+    images: ImageSet
+    described: str
+    wanted: Wanted
+    samples: int
+    max_disagreement: float
+    max_radius_lost: float
+    key: str
+    device: str
+
+    def judge(self, built: Built, engine: str | None) -> tuple[dict[str, Any], ParityReport | None, str | None]:
+        """(records for the manifest, report, why it is pending). CheckFailed if the votes differ too much."""
+        if self.wanted.format == "trt" and not torch.cuda.is_available():
+            pending = "built without a GPU, so the plan could not run; only its ONNX file was compared"
+            try:
+                report, candidate = self._compare(built.onnx, built.max_batch, engine)
+            except Unavailable as error:
+                record = {
+                    "parity": {"passed": None, "pending": pending},
+                    "parity_onnx": {"passed": None, "pending": str(error)},
+                }
+                return record, None, pending
+            record = {"parity": {"passed": None, "pending": pending}, "parity_onnx": _record(report, candidate)}
+            return record, report, pending
+        report, candidate = self._compare(built.artefact, built.max_batch, engine, built.record.get("plan"))
+        return {"parity": _record(report, candidate)}, report, None
+
+    def _compare(
+        self, file: Path, max_batch: int | None, engine: str | None, plan: dict[str, Any] | None = None
+    ) -> tuple[ParityReport, Engine]:
+        facts = self.source.facts
+        kind = {".onnx": "onnx", ".plan": "plan", ".xml": "openvino"}[file.suffix]
+        # `gated` is what is being found out; the file is ours, so nobody needs to protect us from it
+        artefact = Artefact(
+            path=file, kind=kind, file=file, sha256=_digest(file), described_by=file, precision=self.wanted.precision,
+            max_batch=max_batch, class_names=facts.class_names, plan=plan, gated=True,
+        )  # fmt: skip
+        candidate = _engine_for(artefact, engine, self.device, facts.fixed_batch)
+        report = check_parity(
+            self.source.reference(candidate.info.batch_size, self.device), candidate, self.images, self.described,
+            sigma=self.wanted.sigma, samples=self.samples, max_disagreement=self.max_disagreement, key=self.key,
+            max_radius_lost=self.max_radius_lost,
+        )  # fmt: skip
+        if not report.passed:
+            raise CheckFailed(
+                f"parity gate on {candidate.info.name}: {report.summary}; the artefact does not behave like "
+                f"{self.source.artefact.path} and was not written"
+            )
+        return report, candidate
+
+
+def _record(report: ParityReport, candidate: Engine) -> dict[str, Any]:
+    return {**asdict(report), "engine": candidate.info.record()}
+
+
+def _engine_for(artefact: Artefact, engine: str | None, device: str, batch_size: int | None) -> Engine:
+    """The engine called `engine`, or the best here that can run the artefact; Unavailable with all reasons if none."""
+    if engine is not None:
+        return open_engine(artefact, engine, device=device, batch_size=batch_size)
+    reasons = []
+    for name in candidates(artefact, device):
+        version, reason = available(name)
+        if version is not None:
+            try:
+                return open_engine(artefact, name, device=device, batch_size=batch_size)
+            except (BadInput, Unavailable) as error:  # not every runtime has every type
+                reason = str(error)
+        reasons.append(f"{name}: {reason.removeprefix(f'engine {name}: ')}")
+    raise Unavailable(
+        f"no engine here can run the {artefact.precision} artefact for the parity gate: {'; '.join(reasons)}"
+    )
+
+
+def _manifest(work: Path, built: Built, wanted: Wanted, gate: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": "export",
+        "format_version": EXPORT_FORMAT_VERSION,
+        "format": wanted.format,
+        "artefact": built.artefact.relative_to(work).as_posix(),
+        "files": files_record(work),
+        **built.record,
+        "max_batch": built.max_batch,
+        **gate,
+        "versions": versions("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+
+
+def _digest(artefact: Path) -> str:
+    """As `Artefact.sha256` has it."""
+    return sha256_files([artefact, artefact.with_suffix(".bin")] if artefact.suffix == ".xml" else [artefact])
+
+
+def _shape(values: Sequence[int] | None) -> tuple[int, int, int] | None:
+    if values is None:
+        return None
+    if len(values) != 3 or min(values) < 1:
+        raise BadInput(f"--input-shape {','.join(map(str, values))}: expected channels, height, width, e.g. 3,224,224")
+    return (values[0], values[1], values[2])
 
 
 def _check_arguments(
-    format: str, precision: str, max_batch: int | None, max_disagreement: float, parity_samples: int
-) -> None:
+    format: str, max_batch: int | None, max_disagreement: float, max_radius_lost: float, parity_samples: int,
+    calibration_samples: int,
+) -> None:  # fmt: skip
     if format not in FORMATS:
-        raise BadInput(f"--format {format}: this version exports {', '.join(FORMATS)}")
-    if precision not in PRECISIONS:
-        raise BadInput(f"--precision {precision}: this version exports {', '.join(PRECISIONS)}")
+        raise BadInput(f"--format {format}: must be one of {', '.join(FORMATS)}")
     if max_batch is not None and max_batch < 1:
         raise BadInput(f"--max-batch {max_batch}: must be at least 1")
-    if not 0 <= max_disagreement < 1:
-        raise BadInput(f"--max-disagreement {max_disagreement}: must lie in [0, 1), e.g. 0.01")
-    if parity_samples < 1:
-        raise BadInput(f"--parity-samples {parity_samples}: must be at least 1")
+    for option, limit in (("--max-disagreement", max_disagreement), ("--max-radius-lost", max_radius_lost)):
+        if not 0 <= limit < 1:
+            raise BadInput(f"{option} {limit}: must lie in [0, 1), e.g. 0.01")
+    for option, number in (("--parity-samples", parity_samples), ("--calibration-samples", calibration_samples)):
+        if number < 1:
+            raise BadInput(f"{option} {number}: must be at least 1")
     best = clopper_pearson_upper(0, parity_samples, 1 - CONFIDENCE)
     if best > max_disagreement:
         raise BadInput(
@@ -132,58 +264,14 @@ def _check_folder(out: Path) -> None:
         return
     if not out.is_dir():
         raise BadInput(f"--out {out}: is a file; choose a folder")
-    present = {path.name for path in out.iterdir()}
+    present = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
     if present and MANIFEST not in present:
         raise BadInput(f"--out {out}: not empty and not an earlier export; choose another")
     if present:
-        kind = read_json(out / MANIFEST, "an export manifest").get("kind")
-        foreign = present - {MANIFEST, ONNX_NAME}
-        if kind != "export" or foreign:
+        manifest = read_json(out / MANIFEST, "an export manifest")
+        listed = manifest.get("files")
+        foreign = present - {MANIFEST} - set(listed if isinstance(listed, dict) else ())
+        if manifest.get("kind") != "export" or foreign:
             raise BadInput(
                 f"--out {out}: holds files of somebody else ({', '.join(sorted(foreign)) or MANIFEST}); choose another"
             )
-
-
-def _build(source: Artefact, config: RunConfig, work: Path, precision: str, max_batch: int | None) -> dict[str, Any]:
-    """Write the artefact into `work`; its manifest, without the parity report."""
-    model = load_model(source.path, config)
-    name = ONNX_NAME
-    metadata = {
-        "precision": precision,
-        "sigma": config.sigma,
-        "class_names": config.class_names,
-        "weights_sha256": source.weights_sha256,
-        "arch": config.arch,
-        "method": config.method,
-    }
-    facts = write_onnx(model, config.input_shape, work / name, metadata)
-    return {
-        "kind": "export",
-        "format_version": EXPORT_FORMAT_VERSION,
-        "format": "onnx",
-        "artefact": name,
-        "files": {name: {"sha256": sha256_file(work / name), "bytes": (work / name).stat().st_size}},
-        **metadata,
-        "data": {key: config.data.get(key) for key in ("name", "root")},
-        "input": {"name": facts.input_name, "shape": ["batch", *config.input_shape], "dtype": "float32"},
-        "output": {"name": facts.output_name, "shape": ["batch", config.num_classes], "dtype": "float32"},
-        "normalisation": {"in_graph": True, "mean_sd": config.mean_sd},
-        "opset": facts.opset,
-        "max_batch": max_batch,
-        "versions": versions("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _unchecked(work: Path, source: Artefact, precision: str, max_batch: int | None) -> Artefact:
-    """The new artefact, before it has a manifest."""
-    file = work / ONNX_NAME
-    return Artefact(
-        path=work,
-        kind="onnx",
-        file=file,
-        sha256=sha256_file(file),
-        described_by=file,
-        precision=precision,
-        max_batch=max_batch,
-    )

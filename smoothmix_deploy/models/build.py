@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import BadInput, Unavailable
+from ..messages import first_line
 
 ARCHITECTURES = (
     "digits-cnn", "lenet",
@@ -77,7 +78,7 @@ def build_model(
         with torch.no_grad():
             logits = model(torch.zeros(2, *input_shape))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = (str(error).splitlines() or [""])[0]
+        reason = first_line(error)
         raise BadInput(f"--arch {arch} does not take images of {shape} ({reason})") from None
     model.train(training)
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
@@ -115,7 +116,7 @@ def _timm(arch: str, num_classes: int, channels: int) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=channels)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise BadInput(f"--arch {arch}: timm cannot build it ({(str(error).splitlines() or [''])[0]})") from None
+        raise BadInput(f"--arch {arch}: timm cannot build it ({first_line(error)})") from None
 
 
 def _callable(arch: str, num_classes: int) -> nn.Module:

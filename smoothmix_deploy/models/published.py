@@ -18,6 +18,7 @@ import torch
 from ..data import data_info, load_data, stored_spec
 from ..errors import BadInput
 from ..files import sha256_file
+from ..messages import first_line
 from ..versions import versions
 from .build import build_model, canonical_arch
 from .run_folder import RunConfig, check_folder, save_weights, write_config
@@ -105,7 +106,7 @@ def _load(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError:  # torch's message advises to load it all the same
         raise BadInput(f"{path}: refused: not a plain checkpoint of tensors, or damaged; it may contain code") from None
     except Exception as error:  # a truncated or foreign file, whatever torch's reader makes of it
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise BadInput(f"{path}: not a readable PyTorch checkpoint ({reason})") from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise BadInput(f'{path}: expected a dict with "arch" and "state_dict", as the reference implementations save')

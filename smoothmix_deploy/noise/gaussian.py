@@ -33,6 +33,7 @@ class Stream(IntEnum):
     ESTIMATION = 1
     PARITY = 2
     SELF_TEST = 3
+    CALIBRATION = 4
 
 
 def random_key() -> str:

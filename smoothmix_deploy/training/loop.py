@@ -22,6 +22,7 @@ import torch
 from ..data import ImageSet
 from ..errors import BadInput, CheckFailed, Stopped
 from ..files import atomic_path, to_json, write_text
+from ..messages import first_line
 from ..models.build import BaseClassifier
 from ..models.run_folder import RunConfig, save_weights, write_config
 from ..progress import Progress
@@ -237,7 +238,7 @@ class Trainer:
             try:
                 torch.save(state, temporary)
             except RuntimeError as error:  # its way of reporting a full disk
-                raise OSError(errno.EIO, (str(error).splitlines() or ["?"])[0]) from None
+                raise OSError(errno.EIO, first_line(error)) from None
         self._saved_at = time.monotonic()
 
     def _load_state(self) -> None:
@@ -250,5 +251,5 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             self._optimizer.load_state_dict(state["optimizer"])
         except Exception as error:  # a truncated or foreign file, whatever torch's reader makes of it
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise BadInput(f"{path}: not a readable training state ({reason}); start afresh in another --out") from None

@@ -1,0 +1,75 @@
+"""What ONNX Runtime's engines share: opening a session that is what was asked for, and looking at its input.
+
+Knows nothing about devices' memory, votes or noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import BadInput, Unavailable
+from ..messages import first_line
+
+
+def onnxruntime(engine: str) -> Any:
+    """The module; Unavailable names the extra."""
+    try:
+        import onnxruntime as module
+    except ImportError as error:
+        extra = "[cpu] (or [gpu] on a machine with an NVIDIA GPU)" if engine == "ort" else "[gpu]"
+        raise Unavailable(
+            f"engine {engine}: onnxruntime cannot be imported ({first_line(error)}); install smoothmix-deploy{extra}"
+        ) from None
+    return module
+
+
+def open_session(file: Path, options: Any, providers: list[Any]) -> Any:
+    """A session on the first of `providers`, and on nothing else in its place. BadInput if the file does not load."""
+    ort = onnxruntime("ort")
+    options.log_severity_level = 4  # problems come back as exceptions; warnings would garble the terminal
+    try:
+        session = ort.InferenceSession(str(file), options, providers=providers, enable_fallback=0)
+    except Exception as error:  # onnxruntime's exceptions have no common base class of their own
+        raise BadInput(f"{file}: ONNX Runtime cannot load it ({first_line(error)})") from None
+    asked = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    found = session.get_providers()[0]
+    if found != asked:  # what it does on a machine without the libraries: another provider, without a word
+        raise Unavailable(f"{file}: ONNX Runtime would run it on {found} instead of {asked}; nothing was run")
+    return session
+
+
+def image_input(session: Any, file: Path, batch_size: int | None) -> tuple[str, tuple[int, int, int], int | None]:
+    """(name, (C, H, W), rows of a batch) of the single float32 NCHW input; rows None: not said by anybody.
+
+    BadInput if it is no such input, or if the file fixes the rows at another number than `batch_size`.
+    """
+    inputs = session.get_inputs()
+    found = ", ".join(f"{i.name}: {i.type}{i.shape}" for i in inputs) or "none"
+    if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
+        raise BadInput(
+            f"{file}: expected one float32 image input [batch, C, H, W], found {found}; smx export {file} adapts other layouts"
+        )
+    batch, *shape = inputs[0].shape
+    if not all(isinstance(size, int) and size > 0 for size in shape):
+        raise BadInput(f"{file}: its image size is not fixed ({found}); export it with fixed C, H, W")
+    fixed = batch if isinstance(batch, int) and batch > 0 else None
+    if fixed and batch_size not in (None, fixed):
+        raise BadInput(f"--batch-size {batch_size}: {file} takes batches of {fixed} only")
+    return inputs[0].name, (shape[0], shape[1], shape[2]), fixed or batch_size
+
+
+def probe(logits: Callable[[np.ndarray], Any], shape: tuple[int, ...], file: Path, runtime: str) -> int:
+    """One run on zeros: the number of classes. BadInput if it cannot run, or is no classifier at all."""
+    try:
+        scores = logits(np.zeros(shape, np.float32))
+    except Exception as error:
+        raise BadInput(f"{file}: {runtime} cannot run a batch of shape {shape} ({first_line(error)})") from None
+    good = isinstance(scores, np.ndarray) and scores.dtype.kind == "f" and scores.ndim == 2
+    if not good or len(scores) != shape[0] or scores.shape[1] < 2:
+        found = f"{scores.dtype} {scores.shape}" if isinstance(scores, np.ndarray) else type(scores).__name__
+        raise BadInput(f"{file}: its output is {found}, expected class scores [{shape[0]}, K] with K >= 2")
+    return int(scores.shape[1])

@@ -1,0 +1,145 @@
+"""fp16 and bf16: gives a float32 ONNX graph another floating-point type, with float32 images in and logits out.
+
+The types in the file are what runs: strongly typed TensorRT takes them literally, and so nothing falls back to float32
+in silence. Works on any graph, whoever made it. Knows nothing about engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ..errors import BadInput
+from ..messages import first_line
+
+TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+LEAST_OPSET = {"fp16": 13, "bf16": 22}
+"""The first opset whose convolutions and pools take the type."""
+_STAY_FLOAT = {"Resize": (1, 2), "Upsample": (1,), "QuantizeLinear": (1,), "DequantizeLinear": (1,)}
+"""Inputs that the ONNX standard wants in float32 whatever the data's type is."""
+
+
+def to_half(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
+    """`model` with all float32 weights and activations in the type of `precision`. BadInput if that cannot be done.
+
+    Raises where a weight overflows the type, an operator does not take it, or nothing in the graph is float32.
+    """
+    target = TYPES[precision]
+    model = with_opset(model, LEAST_OPSET[precision])
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    del copied.graph.value_info[:]
+    fixed = {
+        node.input[i]
+        for node in _nodes(copied.graph)
+        for i in _STAY_FLOAT.get(node.op_type, ())
+        if i < len(node.input) and node.input[i]
+    }
+    changed = sum(_convert_graph(graph, target, fixed) for graph in _graphs(copied.graph))
+    if not changed:
+        raise BadInput(f"--precision {precision}: the network has no float32 weights to convert")
+    _cast_ends(copied.graph, target)
+    try:
+        onnx.checker.check_model(copied, full_check=True)
+    except Exception as error:  # onnx's checker and shape inference have several exception types
+        raise BadInput(f"--precision {precision}: an operator does not take it ({first_line(error)})") from None
+    return copied
+
+
+def with_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
+    """`model`, converted upwards if its opset of the standard domain is below `least`."""
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset >= least:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, least)
+    except Exception as error:
+        raise BadInput(f"the model's opset {opset} cannot be raised to {least} ({first_line(error)})") from None
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and all that are nested in its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                yield from _graphs(inner)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for part in _graphs(graph):
+        yield from part.node
+
+
+def _convert_graph(graph: onnx.GraphProto, target: int, fixed: set[str]) -> int:
+    """Stored tensors and type attributes of one graph; how many tensors changed."""
+    changed = 0
+    for tensor in graph.initializer:
+        if tensor.name not in fixed:
+            changed += _convert_tensor(tensor, target)
+    for node in graph.node:
+        if node.op_type in ("Constant", "ConstantOfShape") and node.output[0] not in fixed:
+            _constant_as_tensor(node)
+        for attribute in node.attribute:
+            if attribute.HasField("t") and node.output[0] not in fixed:
+                changed += _convert_tensor(attribute.t, target)
+            if attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT:
+                attribute.i = target
+    return changed
+
+
+def _constant_as_tensor(node: onnx.NodeProto) -> None:
+    """`value_float` and `value_floats` have no room for another type; `value` has."""
+    for attribute in node.attribute:
+        if attribute.name in ("value_float", "value_floats"):
+            value = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+            tensor = numpy_helper.from_array(np.asarray(value, np.float32))
+            attribute.CopyFrom(helper.make_attribute("value", tensor))
+
+
+def _convert_tensor(tensor: onnx.TensorProto, target: int) -> int:
+    if tensor.data_type != TensorProto.FLOAT:
+        return 0
+    values = numpy_helper.to_array(tensor)
+    numpy_type: Any = helper.tensor_dtype_to_np_dtype(target)
+    with np.errstate(over="ignore"):
+        converted = values.astype(numpy_type)
+    lost = np.isfinite(values) & ~np.isfinite(converted.astype(np.float32))
+    if lost.any():
+        raise BadInput(
+            f"{tensor.name or 'a constant'} has values up to {np.abs(values[lost]).max():g}: too large for this precision"
+        )
+    tensor.CopyFrom(numpy_helper.from_array(converted, tensor.name))
+    return 1
+
+
+def _cast_ends(graph: onnx.GraphProto, target: int) -> None:
+    """Float32 at the graph's inputs and outputs, casts inside."""
+    stored = {tensor.name for tensor in graph.initializer}
+    before, after = [], []
+    for value in graph.input:
+        if value.name not in stored and value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            inside = f"{value.name}_cast"
+            _rename(graph, value.name, inside)
+            before.append(helper.make_node("Cast", [value.name], [inside], f"{value.name}_in", to=target))
+    for value in graph.output:
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            inside = f"{value.name}_half"
+            _rename(graph, value.name, inside)
+            after.append(helper.make_node("Cast", [inside], [value.name], f"{value.name}_out", to=TensorProto.FLOAT))
+    nodes = [*before, *graph.node, *after]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Wherever nodes read or write the value `old`, also in nested graphs."""
+    for node in _nodes(graph):
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                if name == old:
+                    names[i] = new
