@@ -21,6 +21,7 @@ Skip = Annotated[int | None, typer.Option("--skip", help="Take every SKIP-th ima
 Engine = Annotated[str | None, typer.Option("--engine", help="torch or ort; default: the best that works.")]
 Sigma = Annotated[float | None, typer.Option("--sigma", help="Noise level; default: the artefact's.")]
 Alpha = Annotated[float, typer.Option("--alpha", help="Error probability of an image's certificate.")]
+Noise = Annotated[str, typer.Option("--noise", help="gaussian, or grid: sound in floating point, 8-bit images.")]
 N0 = Annotated[int, typer.Option("--n0", help="Samples that choose the class.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Rows of every batch; default: suits the input.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
