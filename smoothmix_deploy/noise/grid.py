@@ -88,8 +88,8 @@ def grid_slack(sigma: float, dim: int) -> float:
 def to_grid(image_D: np.ndarray, index: int) -> np.ndarray:
     """An image as integers 0 .. 255, int16 [dim]; BadInput for an image that is not 8-bit: its index and a value."""
     scaled = image_D.astype(np.float64) * LEVELS
-    levels = np.rint(scaled)
-    off = ~((np.abs(scaled - levels) <= TOLERANCE * LEVELS) & (levels >= 0) & (levels <= LEVELS))
+    levels = np.clip(np.rint(scaled), 0, LEVELS)
+    off = ~(np.abs(scaled - levels) <= TOLERANCE * LEVELS)  # NaN is off, too
     if off.any():
         raise BadInput(
             f"--noise grid: image {index} has the value {image_D[off][0]:.6g}, no multiple of 1/255 in [0, 1]; "
