@@ -23,7 +23,7 @@ from smoothmix_deploy.noise.grid import (
 )
 from smoothmix_deploy.noise.source import GENERATORS, make_noise, noise_slack
 from smoothmix_deploy.noise.thresholds import largest_step, normal_tail, thresholds
-from smoothmix_deploy.statistics.bounds import clopper_pearson_lower, grid_noise_slack
+from smoothmix_deploy.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper, grid_noise_slack
 
 SIGMAS = (0.12, 0.25, 0.5, 1.0)
 
@@ -197,6 +197,8 @@ def test_slack():
     assert noise_slack("gaussian", 0.5, (1, 28, 28)) == 0
     assert clopper_pearson_lower(90, 100, 0.01, 0.25) == clopper_pearson_lower(90, 100, 0.01) - 0.25
     assert clopper_pearson_lower(1, 100, 0.01, 0.25) == 0
+    assert clopper_pearson_upper(10, 100, 0.01, 0.25) == pytest.approx(clopper_pearson_upper(10, 100, 0.01) + 0.25)
+    assert clopper_pearson_upper(99, 100, 0.01, 0.25) == 1
     with pytest.raises(ValueError, match="slack"):
         clopper_pearson_lower(1, 2, 0.01, -1e-9)
 

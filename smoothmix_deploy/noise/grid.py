@@ -49,6 +49,10 @@ class GridTable:
     """int16 [2^16]: the noise if the lower 48 bits were zeros."""
     value: np.ndarray
     """int16 [2^16]: the noise, or OPEN where the lower 48 bits matter."""
+    border: np.ndarray
+    """uint64 [2^16]: the first threshold inside the bucket, where there is one."""
+    crowded: np.ndarray
+    """bool [2^16]: there are several. In the tails only: one comparison decides most open draws."""
 
     @property
     def open_buckets(self) -> int:
@@ -64,7 +68,9 @@ def grid_table(sigma: float) -> GridTable:
     begin = np.searchsorted(bounds, first, side="right")
     end = np.searchsorted(bounds, first + np.uint64(2**48 - 1), side="right")
     start = (begin + lowest).astype(np.int16)
-    return GridTable(bounds, lowest, start, np.where(begin == end, start, OPEN))
+    border = np.zeros(2**16, np.uint64)
+    border[begin < end] = bounds[begin[begin < end]]
+    return GridTable(bounds, lowest, start, np.where(begin == end, start, OPEN), border, end - begin > 1)
 
 
 def refinement_blocks(dim: int, open_buckets: int) -> int:
@@ -152,9 +158,13 @@ def refine(noise_ND: np.ndarray, upper_ND: np.ndarray, refinement_NR: np.ndarray
     at = np.flatnonzero(noise_ND == OPEN)
     row = at // dim
     order = np.arange(len(at)) - np.searchsorted(at, np.arange(rows) * dim)[row]
-    upper = upper_ND[row, at - row * dim].astype(np.uint64) << np.uint64(48)
+    upper = upper_ND[row, at - row * dim]
     enough = refinement_NR.shape[1]
     lower = refinement_NR[row, np.minimum(order, enough - 1)] >> np.uint64(16)
     if len(order) and order.max() >= enough:
         lower[order >= enough] = 0
-    noise_ND.reshape(-1)[at] = np.searchsorted(table.thresholds, upper | lower, side="right") + table.lowest
+    draw = upper.astype(np.uint64) << np.uint64(48) | lower
+    found = table.start[upper] + (draw >= table.border[upper])
+    several = np.flatnonzero(table.crowded[upper])
+    found[several] = np.searchsorted(table.thresholds, draw[several], side="right") + table.lowest
+    noise_ND.reshape(-1)[at] = found

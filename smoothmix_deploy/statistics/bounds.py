@@ -23,7 +23,7 @@ def clopper_pearson_lower(successes: int, trials: int, alpha: float, slack: floa
 
     `slack`: the samples may come from a distribution that gives the event up to that much more probability than the
     one the bound is for (see `grid_noise_slack`); the bound is lowered by it, not below 0. A sequential test of
-    H0: p <= p0 allows for it by testing p <= p0 + slack: same logic, boundary side.
+    H0: p <= p0 allows for it by testing p <= p0 + slack.
     """
     _check(successes, trials, alpha)
     if not 0 <= slack < 1:
@@ -46,10 +46,13 @@ def grid_noise_slack(values: int, thresholds: int) -> float:
     return math.nextafter((values * (thresholds + 2) + 1) * 2.0**-64, 1.0)
 
 
-def clopper_pearson_upper(successes: int, trials: int, alpha: float) -> float:
-    """One-sided upper confidence bound on a binomial proportion: P[p > bound] <= alpha for every true p."""
+def clopper_pearson_upper(successes: int, trials: int, alpha: float, slack: float = 0.0) -> float:
+    """One-sided upper confidence bound on a binomial proportion: P[p > bound] <= alpha for every true p.
+
+    Raised by `slack`, not above 1, where the lower bound is lowered by it.
+    """
     _check(successes, trials, alpha)
-    return 1.0 - clopper_pearson_lower(trials - successes, trials, alpha)
+    return 1.0 - clopper_pearson_lower(trials - successes, trials, alpha, slack)
 
 
 def certified_radius(p_lower: float, sigma: float) -> float:
