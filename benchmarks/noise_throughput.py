@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--out", type=Path, help="writes OUT.json and OUT.md")
     arguments = parser.parse_args()
+    load = os.getloadavg()[0]
     prepared = {sigma: preparation(sigma) for sigma in SIGMAS}
     drawn = {
         (name, sigma): alone(shape, sigma, arguments.rounds, arguments.seconds / 10)
@@ -140,6 +141,7 @@ def main() -> None:
     )
     machine = environment()
     lines += ["", f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}."]
+    lines.append(f"Other processes' load at the start (1 minute): {load:.1f}.")
     lines.append("Versions: " + ", ".join(f"{k} {v}" for k, v in machine["versions"].items()) + ".")
     command = f"OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']} python benchmarks/noise_throughput.py "
     command += f"--rounds {arguments.rounds} --seconds {arguments.seconds:g}"
@@ -153,7 +155,10 @@ def main() -> None:
             "end_to_end": whole,
             "preparation_seconds": {str(sigma): s for sigma, s in prepared.items()},
         }
-        write_json(arguments.out.with_suffix(".json"), {"environment": machine, "command": command, "results": results})
+        write_json(
+            arguments.out.with_suffix(".json"),
+            {"environment": machine, "command": command, "load": load, "results": results},
+        )
 
 
 if __name__ == "__main__":

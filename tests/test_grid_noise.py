@@ -298,6 +298,10 @@ def test_verify_demands_the_slack(tmp_path):
         (tmp_path / "d").write_text(text.replace(old, new, 1))
         with pytest.raises(smx.CheckFailed, match="line 1: impossible manifest"):
             smx.verify(tmp_path / "d")
+    smaller = f'"slack": {grid_slack(0.25, 2)!r}'
+    (tmp_path / "d").write_text(text.replace(slack, smaller, 1).replace('"shape": [1, 2, 4]', '"shape": [1, 1, 2]', 1))
+    with pytest.raises(smx.CheckFailed, match=r"line 1: shape \[1, 1, 2\], but the images are \[1, 2, 4\]"):
+        smx.verify(tmp_path / "d", artefact=model, rerun=1)
     (tmp_path / "d").write_text(text.replace('"noise": "grid"', '"noise": "gaussian"', 1))
     with pytest.raises(smx.CheckFailed, match="line 1: unknown noise gaussian"):
         smx.verify(tmp_path / "d")
