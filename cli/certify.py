@@ -26,7 +26,7 @@ def command(
     n0: o.N0 = 100,
     alpha: o.Alpha = 0.001,
     rule: Annotated[str, typer.Option("--rule", help="fixed.")] = "fixed",
-    noise: Annotated[str, typer.Option("--noise", help="gaussian.")] = "gaussian",
+    noise: o.Noise = "gaussian",
     batch_size: o.BatchSize = None,
     device: o.Device = "auto",
     threads: o.Threads = None,

@@ -26,6 +26,7 @@ Engine = Annotated[
 ]
 Sigma = Annotated[float | None, typer.Option("--sigma", help="Noise level; default: the artefact's.")]
 Alpha = Annotated[float, typer.Option("--alpha", help="Error probability of an image's certificate.")]
+Noise = Annotated[str, typer.Option("--noise", help="gaussian, or grid: sound in floating point, 8-bit images.")]
 N0 = Annotated[int, typer.Option("--n0", help="Samples that choose the class.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Rows of every batch; default: suits the input.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]

@@ -27,6 +27,7 @@ def command(
     n0: o.N0 = 100,
     alpha: o.Alpha = 0.001,
     rule: Annotated[str, typer.Option("--rule", help="fixed.")] = "fixed",
+    noise: o.Noise = "gaussian",
     batch_size: o.BatchSize = None,
     device: o.Device = "auto",
     threads: o.Threads = None,
@@ -41,7 +42,7 @@ def command(
     with progress_bar() as progress:
         found = smx.predict(
             artefact, images or [], data=data, data_root=data_root, split=split, download=download, start=start,
-            stop=stop, skip=skip, engine=engine, sigma=sigma, n=n, n0=n0, alpha=alpha, rule=rule,
+            stop=stop, skip=skip, engine=engine, sigma=sigma, n=n, n0=n0, alpha=alpha, rule=rule, noise=noise,
             batch_size=batch_size, device=device, threads=threads, seed=seed, progress=progress, note=note,
         )  # fmt: skip
     if json:

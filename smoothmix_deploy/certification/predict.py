@@ -13,10 +13,11 @@ from ..data import ImageSet, InMemorySet, load_data, select
 from ..data.image_set import image_to_array, open_image
 from ..engines import Engine, open_engine
 from ..errors import BadInput
-from ..noise.gaussian import NOISE, key_from_seed, random_key
+from ..noise.gaussian import key_from_seed, random_key
+from ..noise.source import check_name
 from ..progress import Progress, silent
 from ..statistics.bounds import ABSTAIN
-from .run import Note, make_checked_rule, resolve_sigma
+from .run import Note, make_checked_rule, noise_parameters, resolve_sigma
 from .sampler import run
 from .scheduler import ImageJob, Scheduler
 from .self_test import self_test
@@ -51,6 +52,7 @@ def predict(
     n0: int = 100,
     alpha: float = 0.001,
     rule: str = "fixed",
+    noise: str = "gaussian",
     batch_size: int | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -64,10 +66,12 @@ def predict(
     """
     opened = open_artefact(artefact)
     sigma = resolve_sigma(sigma, opened)
-    stopping = make_checked_rule(rule, sigma, n, n0, alpha, NOISE, note)
+    check_name(noise)
     if bool(images) == bool(data):
         raise BadInput("name image files, or a data set with --data (one of the two)")
     runner = open_engine(opened, engine, batch_size=batch_size, device=device, threads=threads)
+    parameters = noise_parameters(noise, sigma, runner.info.input_shape)
+    stopping = make_checked_rule(rule, sigma, n, n0, alpha, parameters, note)
     if images:
         chosen_set = _from_files([Path(path) for path in images], runner)
         indices, names = range(len(chosen_set)), [str(path) for path in images]
@@ -79,7 +83,7 @@ def predict(
         indices = select(len(chosen_set), start, stop, skip)
         names = [str(i) for i in range(len(chosen_set))]
     key = random_key() if seed is None else key_from_seed(seed)
-    self_test(runner, chosen_set, indices, sigma=sigma, key=key)
+    self_test(runner, chosen_set, indices, sigma=sigma, key=key, noise=noise)
     class_names = opened.class_names or [str(k) for k in range(runner.info.num_classes)]
     predictions: list[Prediction] = []
 
@@ -102,7 +106,7 @@ def predict(
         progress("predicting", len(predictions) + scheduler.share_done(), len(indices), "")
 
     scheduler = Scheduler(indices, stopping, n0, runner.info.num_classes)
-    run(runner, chosen_set, scheduler, sigma=sigma, key=key, after_batch=after_batch)
+    run(runner, chosen_set, scheduler, sigma=sigma, key=key, noise=noise, after_batch=after_batch)
     scheduler.release(release)
     return predictions
 

@@ -26,7 +26,8 @@ from ..data import ImageSet, load_data, select, stored_spec
 from ..engines import Engine, open_engine
 from ..errors import BadInput, Stopped
 from ..files import check_writable
-from ..noise.gaussian import GENERATOR, NOISE, key_from_seed, random_key
+from ..noise.gaussian import key_from_seed, random_key
+from ..noise.source import GENERATORS, check_name, noise_slack
 from ..progress import Progress, silent
 from ..reference_log import is_reference_log, write_tsv
 from ..rules import Rule, make_rule
@@ -97,8 +98,10 @@ def certify(
     known = file_to_resume(out, resume)
     opened = open_artefact(artefact)
     sigma = resolve_sigma(sigma, opened)
-    stopping = make_checked_rule(rule, sigma, n, n0, alpha, noise, note)
+    check_name(noise)
     images, spec = _images(opened, data, data_root, split, download)
+    parameters = noise_parameters(noise, sigma, images.shape)
+    stopping = make_checked_rule(rule, sigma, n, n0, alpha, parameters, note)
     indices = select(len(images), start, stop, skip)
     if known is not None:  # what the user left open stays as it was
         batch_size = batch_size or known.manifest.engine.get("batch_size")
@@ -107,21 +110,22 @@ def certify(
     runner = open_engine(opened, engine, batch_size=batch_size, device=device, threads=threads)
     check_images_fit(runner, images)
     key = known.manifest.key if known else random_key() if seed is None else key_from_seed(seed)
-    tested = self_test(runner, images, indices, sigma=sigma, key=key)
+    tested = self_test(runner, images, indices, sigma=sigma, key=key, noise=noise)
     if not tested.bitwise_row_invariant:
         note("warning: the engine's logits depend on the position in the batch in their last bits (no vote changed)")
     manifest = Manifest(
-        sigma=sigma, alpha=alpha, n0=n0, n=n, rule=rule, noise=noise, generator=GENERATOR,
+        sigma=sigma, alpha=alpha, n0=n0, n=n, rule=rule, noise=noise, generator=GENERATORS[noise],
         key=key, key_chosen_by_user=seed is not None, seed=seed,
         artefact=opened.record(),
         engine=runner.info.record(),
-        data={**spec, "digest": images.digest(), "digest_of": images.digest_of, "images": len(images),
+        data={**spec, "digest": images.digest(), "digest_of": images.digest_of, "images": len(images), "shape": list(images.shape),
               "start": indices.start, "stop": indices.stop, "skip": indices.step},
         num_classes=runner.info.num_classes,
         class_names=opened.class_names or images.class_names,
         self_test=tested.record(),
         versions=versions("torch", "onnxruntime", "onnxruntime-gpu"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        rule_parameters=parameters,
     )  # fmt: skip
     if known is not None:
         check_same_run(out, known.manifest, manifest)
@@ -131,7 +135,7 @@ def certify(
         f"engine {runner.info.name} ({runner.info.device}), batches of {runner.info.batch_size}, {len(indices)} images; "
         f"largest radius attainable: {stopping.largest_radius:.3f} ({stopping.largest_radius / sigma:.2f} sigma)"
     )
-    campaign = Campaign(runner, images, indices, stopping, n0, sigma, key, out, progress)
+    campaign = Campaign(runner, images, indices, stopping, n0, sigma, key, noise, out, progress)
     with CertificateWriter(out, known or manifest) as writer:
         campaign.run(writer, done)
     if tsv is not None:
@@ -150,10 +154,11 @@ class Campaign:
 
     def __init__(
         self, engine: Engine, images: ImageSet, indices: range, rule: Rule, n0: int, sigma: float, key: str,
-        out: Path, progress: Progress,
+        noise: str, out: Path, progress: Progress,
     ) -> None:  # fmt: skip
         self._engine, self._images, self._indices, self._rule = engine, images, indices, rule
-        self._n0, self._sigma, self._key, self._out, self._progress = n0, sigma, key, out, progress
+        self._n0, self._sigma, self._key, self._noise, self._out = n0, sigma, key, noise, out
+        self._progress = progress
         self.certificates: list[Certificate] = []
         self.samples = 0
         self.seconds = 0.0
@@ -188,6 +193,7 @@ class Campaign:
                 scheduler,
                 sigma=self._sigma,
                 key=self._key,
+                noise=self._noise,
                 after_batch=after_batch,
             )
             scheduler.release(write)
@@ -254,12 +260,18 @@ def resolve_sigma(sigma: float | None, artefact: Artefact) -> float:
     return float(sigma)
 
 
-def make_checked_rule(rule: str, sigma: float, n: int, n0: int, alpha: float, noise: str, note: Note) -> Rule:
-    if noise != NOISE:
-        raise BadInput(f"--noise {noise}: unknown; known: {NOISE}")
+def noise_parameters(noise: str, sigma: float, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """What the noise adds to the rule's parameters: `slack`, where it takes anything off p_lower."""
+    slack = noise_slack(noise, sigma, shape)
+    return {"slack": slack} if slack else {}
+
+
+def make_checked_rule(
+    rule: str, sigma: float, n: int, n0: int, alpha: float, parameters: dict[str, Any], note: Note
+) -> Rule:
     if n0 < 1:
         raise BadInput(f"--n0 {n0}: must be at least 1")
-    made = make_rule(rule, sigma=sigma, n=n, alpha=alpha)
+    made = make_rule(rule, sigma=sigma, n=n, alpha=alpha, **parameters)
     if made.largest_radius <= 0:
         raise BadInput(
             f"--n {n}: too few samples for --alpha {alpha}: even a unanimous vote abstains; "

@@ -15,16 +15,15 @@ import numpy as np
 
 from ..data import ImageSet
 from ..engines import Engine, votes
-from ..noise.gaussian import GaussianNoise
+from ..noise.source import make_noise
 from .scheduler import Scheduler, Segment
 
 
 class BatchFiller:
-    """Writes x + sigma * noise for segments into a batch buffer."""
+    """Writes noisy images for segments into a batch buffer."""
 
-    def __init__(self, images: ImageSet, sigma: float, key: str) -> None:
-        self._images, self._sigma = images, np.float32(sigma)
-        self._noise = GaussianNoise(key, int(np.prod(images.shape)))
+    def __init__(self, images: ImageSet, sigma: float, key: str, noise: str = "gaussian") -> None:
+        self._images, self._noise = images, make_noise(noise, key, sigma, images.shape)
         self._cached: tuple[int, np.ndarray] | None = None
 
     def fill(self, batch_BCHW: np.ndarray, segments: list[Segment]) -> None:
@@ -32,9 +31,8 @@ class BatchFiller:
         flat = batch_BCHW.reshape(len(batch_BCHW), -1)
         for segment in segments:
             rows = flat[segment.row : segment.row + segment.count]
-            self._noise.fill(rows, segment.stream, segment.job.index, segment.first)
-            rows *= self._sigma
-            rows += self._image(segment.job.index)
+            index = segment.job.index
+            self._noise.fill(rows, self._image(index), segment.stream, index, segment.first)
 
     def _image(self, index: int) -> np.ndarray:
         if self._cached is None or self._cached[0] != index:
@@ -49,6 +47,7 @@ def run(
     *,
     sigma: float,
     key: str,
+    noise: str = "gaussian",
     after_batch: Callable[[int], None],
 ) -> None:
     """Sample until the scheduler has nothing left. `after_batch(samples)` is called after each recorded buffer.
@@ -59,7 +58,7 @@ def run(
     size = engine.info.batch_size
     rows = size * batches_per_buffer(size, engine.info.input_shape)
     buffers = [np.zeros((rows, *engine.info.input_shape), np.float32) for _ in range(2)]
-    filler = BatchFiller(images, sigma, key)
+    filler = BatchFiller(images, sigma, key, noise)
 
     with ThreadPoolExecutor(1, thread_name_prefix="noise") as pool:
 

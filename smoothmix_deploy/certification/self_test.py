@@ -15,7 +15,8 @@ import numpy as np
 from ..data import ImageSet
 from ..engines import Engine, votes
 from ..errors import CheckFailed
-from ..noise.gaussian import GaussianNoise, Stream
+from ..noise.gaussian import Stream
+from ..noise.source import NoiseSource, make_noise
 
 _LEAST_ROWS = 256
 
@@ -36,14 +37,17 @@ class SelfTest:
         return asdict(self)
 
 
-def self_test(engine: Engine, images: ImageSet, indices: range, *, sigma: float, key: str) -> SelfTest:
+def self_test(
+    engine: Engine, images: ImageSet, indices: range, *, sigma: float, key: str, noise: str = "gaussian"
+) -> SelfTest:
     """Run the checks on at least 256 noisy copies of up to 16 of the images, in batches of the engine's own size.
 
-    CheckFailed if a vote is not a function of its row.
+    CheckFailed if a vote is not a function of its row; BadInput for an image that the noise does not take.
     """
     size = engine.info.batch_size
     rounds = -(-_LEAST_ROWS // size)
-    found = [_one_round(engine, images, indices, sigma, key, 2 * size * i) for i in range(rounds)]
+    source = make_noise(noise, key, sigma, images.shape)
+    found = [_one_round(engine, images, indices, source, 2 * size * i) for i in range(rounds)]
     return SelfTest(
         rows=size * rounds,
         bitwise_repeatable=all(one.bitwise_repeatable for one in found),
@@ -55,9 +59,9 @@ def self_test(engine: Engine, images: ImageSet, indices: range, *, sigma: float,
     )
 
 
-def _one_round(engine: Engine, images: ImageSet, indices: range, sigma: float, key: str, first: int) -> SelfTest:
+def _one_round(engine: Engine, images: ImageSet, indices: range, source: NoiseSource, first: int) -> SelfTest:
     size = engine.info.batch_size
-    batch, other = (_noisy_batch(engine, images, indices, sigma, key, at) for at in (first, first + size))
+    batch, other = (_noisy_batch(engine, images, indices, source, at) for at in (first, first + size))
     other = 2 * other + 1  # neighbours of another scale: what couples rows, a mean or a common scale, shows at once
     logits = engine.logits(batch).copy()
     again = engine.logits(batch).copy()
@@ -87,14 +91,13 @@ def _one_round(engine: Engine, images: ImageSet, indices: range, sigma: float, k
     )
 
 
-def _noisy_batch(engine: Engine, images: ImageSet, indices: range, sigma: float, key: str, first: int) -> np.ndarray:
+def _noisy_batch(engine: Engine, images: ImageSet, indices: range, source: NoiseSource, first: int) -> np.ndarray:
     size = engine.info.batch_size
-    noise = GaussianNoise(key, int(np.prod(images.shape)))
     chosen = indices[:16]
+    pixels = [images.image(index).reshape(-1) for index in chosen]
     batch = np.empty((size, *images.shape), np.float32)
-    noise.fill(batch.reshape(size, -1), Stream.SELF_TEST, 0, first)
-    batch *= np.float32(sigma)
-    batch += np.stack([images.image(chosen[row % len(chosen)]) for row in range(size)])
+    for row, out_D in enumerate(batch.reshape(size, -1)):
+        source.fill(out_D[None], pixels[row % len(chosen)], Stream.SELF_TEST, 0, first + row)
     return batch
 
 

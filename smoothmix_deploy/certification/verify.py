@@ -15,7 +15,7 @@ import numpy as np
 
 from ..certificates import Certificate, CertificateFile, CorruptFile, Manifest, read_certificates
 from ..errors import BadInput, CheckFailed
-from ..noise.gaussian import GENERATOR, NOISE
+from ..noise.source import GENERATORS, noise_slack
 from ..progress import Progress, silent
 from ..rules import Rule, make_rule
 from ..statistics.bounds import consistent_p_value
@@ -63,9 +63,10 @@ def verify(
     except CorruptFile as error:
         raise CheckFailed(str(error)) from None
     manifest = content.manifest
-    if (manifest.noise, manifest.generator) != (NOISE, GENERATOR):
+    if GENERATORS.get(manifest.noise) != manifest.generator:
         raise CheckFailed(f"{path}, line 1: unknown noise {manifest.noise} ({manifest.generator})")
     try:
+        _check_slack(manifest)
         rule = make_rule(
             manifest.rule,
             sigma=manifest.sigma,
@@ -93,6 +94,18 @@ def verify(
             content, Path(artefact), rerun, data, data_root, engine, device, seed, progress
         )
     return VerifyResult(path, len(content.certificates), len(indices), found, again, same)
+
+
+def _check_slack(manifest: Manifest) -> None:
+    """ValueError unless p_lower was lowered by what the noise demands. Files of float noise need not say a shape."""
+    said, needed = manifest.rule_parameters.get("slack", 0.0), 0.0
+    if manifest.noise != "gaussian":
+        channels, height, width = (int(size) for size in manifest.data["shape"])
+        if min(channels, height, width) < 1:
+            raise ValueError(f"shape {manifest.data['shape']}")
+        needed = noise_slack(manifest.noise, manifest.sigma, (channels, height, width))
+    if said != needed:
+        raise ValueError(f"slack {said}, {manifest.noise} noise needs {needed}")
 
 
 def _wrong(c: Certificate, manifest: Manifest, rule: Rule, expected_index: int | None) -> str | None:
@@ -163,6 +176,8 @@ def _check_artefact(
         raise CheckFailed(
             f"{content.path}, line 1: --data {images.name} is not the data set that was certified (digest differs)"
         )
+    if stored.get("shape", list(images.shape)) != list(images.shape):  # the noise's slack depends on it
+        raise CheckFailed(f"{content.path}, line 1: shape {stored['shape']}, but the images are {list(images.shape)}")
     for line, c in enumerate(content.certificates, start=2):
         if c.label != images.labels[c.index]:
             raise CheckFailed(
@@ -235,6 +250,7 @@ def _sample_again(
         scheduler,
         sigma=manifest.sigma,
         key=manifest.key,
+        noise=manifest.noise,
         after_batch=lambda _: _ignore(scheduler.release(check)),
     )
     scheduler.release(check)

@@ -51,7 +51,10 @@ class Rule(Protocol):
 
 
 def make_rule(name: str, *, sigma: float, n: int, alpha: float, **parameters: Any) -> Rule:
-    """The rule called `name`; BadInput for unknown names and parameters out of range."""
+    """The rule called `name`; BadInput for unknown names and parameters out of range.
+
+    Every rule takes `slack` (default 0): what the noise takes off p_lower. A sequential rule tests H0: p <= p0 + slack.
+    """
     from .fixed import FixedRule
 
     rules = {"fixed": FixedRule}

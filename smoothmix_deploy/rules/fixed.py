@@ -22,12 +22,14 @@ class FixedRule:
     sigma: float
     n: int
     alpha: float
+    slack: float = 0.0
+    """What the noise takes off p_lower (`statistics.bounds.grid_noise_slack`)."""
     name: str = "fixed"
 
     @property
     def largest_radius(self) -> float:
         """`sigma * ppf(alpha^(1/n))`."""
-        return largest_radius(self.n, self.alpha, self.sigma)
+        return largest_radius(self.n, self.alpha, self.sigma, self.slack)
 
     @property
     def largest_n(self) -> int:
@@ -45,6 +47,6 @@ class FixedRule:
         if not selection_K.any():
             return Verdict(ABSTAIN, 0.0, 0.0)
         top = int(selection_K.argmax())  # ties: lowest index
-        p_lower = clopper_pearson_lower(int(counts_K[top]), drawn, self.alpha)
+        p_lower = clopper_pearson_lower(int(counts_K[top]), drawn, self.alpha, self.slack)
         radius = certified_radius(p_lower, self.sigma)
         return Verdict(top if radius > 0 else ABSTAIN, radius, p_lower)

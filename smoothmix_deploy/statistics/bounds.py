@@ -15,22 +15,44 @@ ABSTAIN = -1
 """The prediction of an abstention."""
 
 
-def clopper_pearson_lower(successes: int, trials: int, alpha: float) -> float:
+def clopper_pearson_lower(successes: int, trials: int, alpha: float, slack: float = 0.0) -> float:
     """One-sided lower confidence bound on a binomial proportion: P[p < bound] <= alpha for every true p.
 
     The bound is the p at which seeing `successes` or more of `trials` has probability alpha, less a part in 10^12: more
     than the rounding of the inverse beta function here and of the normal quantile later, so both are on the safe side.
+
+    `slack`: the samples may come from a distribution that gives the event up to that much more probability than the
+    one the bound is for (see `grid_noise_slack`); the bound is lowered by it, not below 0. A sequential test of
+    H0: p <= p0 allows for it by testing p <= p0 + slack.
     """
     _check(successes, trials, alpha)
+    if not 0 <= slack < 1:
+        raise ValueError(f"slack must lie in [0, 1), got {slack}")
     if successes == 0:
         return 0.0
-    return float(special.betaincinv(successes, trials - successes + 1, alpha)) * (1 - 1e-12)
+    bound = float(special.betaincinv(successes, trials - successes + 1, alpha)) * (1 - 1e-12)
+    return max(0.0, bound - slack) if slack else bound
 
 
-def clopper_pearson_upper(successes: int, trials: int, alpha: float) -> float:
-    """One-sided upper confidence bound on a binomial proportion: P[p > bound] <= alpha for every true p."""
+def grid_noise_slack(values: int, thresholds: int) -> float:
+    """Total variation between drawn and exact grid noise on `values` pixels (Voracek and Hein 2023, section 4).
+
+    An exact pixel is the number of exact thresholds below a real uniform u; the drawn one compares floor(2^64 u) with
+    integers. They differ only if u lies between a threshold and its integer: each of the `thresholds` is off by at most
+    2^-65 (1 + 2^-40), and the ones left out on either side, nested tails, have at most that mass together. So a pixel
+    differs with probability <= (thresholds + 2) 2^-65 (1 + 2^-40) < (thresholds + 2) 2^-64. One more 2^-64 is for
+    samples with too few words (noise/grid.py). No event's probability differs by more; rounded up.
+    """
+    return math.nextafter((values * (thresholds + 2) + 1) * 2.0**-64, 1.0)
+
+
+def clopper_pearson_upper(successes: int, trials: int, alpha: float, slack: float = 0.0) -> float:
+    """One-sided upper confidence bound on a binomial proportion: P[p > bound] <= alpha for every true p.
+
+    Raised by `slack`, not above 1, where the lower bound is lowered by it.
+    """
     _check(successes, trials, alpha)
-    return 1.0 - clopper_pearson_lower(trials - successes, trials, alpha)
+    return 1.0 - clopper_pearson_lower(trials - successes, trials, alpha, slack)
 
 
 def certified_radius(p_lower: float, sigma: float) -> float:
@@ -38,9 +60,9 @@ def certified_radius(p_lower: float, sigma: float) -> float:
     return sigma * float(special.ndtri(p_lower)) if p_lower > 0.5 else 0.0
 
 
-def largest_radius(n: int, alpha: float, sigma: float) -> float:
+def largest_radius(n: int, alpha: float, sigma: float, slack: float = 0.0) -> float:
     """The radius when all of `n` samples vote for the class: nothing larger can come out. 0: always abstains."""
-    return certified_radius(clopper_pearson_lower(n, n, alpha), sigma)
+    return certified_radius(clopper_pearson_lower(n, n, alpha, slack), sigma)
 
 
 def fewest_samples(alpha: float) -> int:
