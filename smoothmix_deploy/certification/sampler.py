@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from ..data import ImageSet
-from ..engines import Engine, votes
+from ..engines import Engine, on_device, votes
 from ..noise.source import make_noise
 from .scheduler import Scheduler, Segment
 
@@ -49,12 +49,23 @@ def run(
     key: str,
     noise: str = "gaussian",
     after_batch: Callable[[int], None],
+    compiled: bool | None = None,
 ) -> None:
     """Sample until the scheduler has nothing left. `after_batch(samples)` is called after each recorded buffer.
+
+    On a GPU, noise is made there: `compiled` False spares a short run the compiler's seconds.
 
     Two buffers in turn: the engine reads one while the other is filled. They hold several batches where batches are
     small: engines like batches that fit their caches, threads like to be left alone for some milliseconds.
     """
+    device = on_device(engine)
+    if device is not None and device.device.type == "cuda":
+        from .device_sampler import run_on_device
+
+        run_on_device(
+            device, images, scheduler, sigma=sigma, key=key, noise=noise, after_batch=after_batch, compiled=compiled
+        )
+        return
     size = engine.info.batch_size
     rows = size * batches_per_buffer(size, engine.info.input_shape)
     buffers = [np.zeros((rows, *engine.info.input_shape), np.float32) for _ in range(2)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..artefacts import Artefact
 from ..errors import BadInput, CheckFailed, Unavailable
-from .base import NO_VOTE, DeviceEngine, Engine, EngineInfo, on_device, votes
+from .base import NO_VOTE, DeviceEngine, Engine, EngineInfo, device_votes, on_device, votes
 
 __all__ = [
     "ENGINES",
@@ -20,6 +20,7 @@ __all__ = [
     "available",
     "candidates",
     "default_engine",
+    "device_votes",
     "on_device",
     "open_engine",
     "votes",

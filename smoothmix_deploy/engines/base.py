@@ -89,3 +89,11 @@ def votes(logits_BK: np.ndarray) -> np.ndarray:
     if doubtful.any():
         vote_B[~np.isfinite(logits_BK).all(axis=1)] = NO_VOTE
     return vote_B
+
+
+def device_votes(logits_BK: torch.Tensor) -> torch.Tensor:
+    """`votes`, where the logits are: int64 [B] on their device."""
+    import torch
+
+    valid_B = torch.isfinite(logits_BK).all(dim=1)
+    return torch.where(valid_B, logits_BK.argmax(dim=1), NO_VOTE)  # argmax: the first of several maxima
