@@ -33,7 +33,7 @@ import onnxruntime
 import torch
 
 from smoothmix_deploy.artefacts import open_artefact
-from smoothmix_deploy.benchmarking import environment
+from smoothmix_deploy.benchmarking.environment import environment
 from smoothmix_deploy.certification.sampler import run
 from smoothmix_deploy.certification.scheduler import Scheduler
 from smoothmix_deploy.data import InMemorySet

@@ -19,7 +19,7 @@ import numpy as np
 from scipy import stats
 
 import smoothmix_deploy as smx
-from smoothmix_deploy.benchmarking import environment
+from smoothmix_deploy.benchmarking.environment import environment
 from smoothmix_deploy.files import write_json, write_text
 
 METHODS = ("smoothmix", "gaussian")

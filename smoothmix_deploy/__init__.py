@@ -36,7 +36,7 @@ _PUBLIC = {
     "predict": "certification.predict",
     "report": "reporting.report",
     "verify": "certification.verify",
-    "bench": "benchmarking",
+    "bench": "benchmarking.run",
     "doctor": "doctoring",
     "demo": "demonstration",
     "SmxError": "errors",

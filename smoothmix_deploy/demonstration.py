@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .benchmarking import BenchResult, bench
+from .benchmarking.run import BenchResult, bench
 from .certification.run import certify
 from .certification.verify import verify
 from .errors import BadInput

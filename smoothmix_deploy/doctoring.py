@@ -7,7 +7,7 @@ import platform
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .benchmarking import processor_name
+from .benchmarking.environment import processor_name
 from .engines import ENGINES, available
 from .versions import installed_version, versions
 

@@ -135,6 +135,11 @@ def test_bench_of_all_engines(digits_run, digits_export, tmp_path, capsys, monke
         assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p95_ms"] <= row["p99_ms"]
         assert row["throughput"] == pytest.approx(1000 * row["batch_size"] / row["mean_ms"])
         assert {"artefact", "precision", "peak_memory_mb", "certified_per_second", "raw_share"} <= set(row)
+        low, high = row["p50_interval"]
+        assert low <= row["p50_ms"] <= high
+    assert {(s["engine"], s["offline_batch_size"] in (1, 16)) for s in found["scenarios"]} == {
+        (r["engine"], True) for r in found["results"]
+    }
     assert found["environment"]["cores"] >= 1
     assert (tmp_path / "b.png").stat().st_size > 1000
 

@@ -1,0 +1,1 @@
+"""`smx bench`: how fast artefacts are on engines, raw and as certificates."""
