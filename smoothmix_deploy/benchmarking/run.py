@@ -146,7 +146,7 @@ def bench(
             if engine != "all":
                 raise
             first_error = first_error or error
-            skipped[f"{name}: {artefact.path.name}, batch {size}"] = str(error)
+            skipped[f"{name}: {artefact.path.name}"] = str(error)
             continue
         rows.append(_measure(artefact, runner, n, n0, seconds, cost_per_hour, before))
     progress("benchmarking", 1, 1, "done")

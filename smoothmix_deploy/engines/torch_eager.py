@@ -6,6 +6,7 @@ noise or certificates.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -63,6 +64,7 @@ class TorchEngine:
 
     def _compile(self, shape: tuple[int, ...], cuda: bool) -> None:
         """Compile for one shape; on a GPU as one CUDA graph. Unavailable where there is no compiler for it."""
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA is known
         self._model = torch.compile(self._model, dynamic=False, mode="reduce-overhead" if cuda else "default")
         try:
             self.device_logits(torch.zeros(shape, device=self.device))
