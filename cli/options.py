@@ -20,7 +20,19 @@ Stop = Annotated[int | None, typer.Option("--stop", help="Stop before this image
 Skip = Annotated[int | None, typer.Option("--skip", help="Take every SKIP-th image.")]
 Engine = Annotated[str | None, typer.Option("--engine", help="torch or ort; default: the best that works.")]
 Sigma = Annotated[float | None, typer.Option("--sigma", help="Noise level; default: the artefact's.")]
-Alpha = Annotated[float, typer.Option("--alpha", help="Error probability of an image's certificate.")]
+Alpha = Annotated[float, typer.Option("--alpha", help="Error probability of one image's certificate.")]
+AlphaFamily = Annotated[
+    float | None,
+    typer.Option("--alpha-family", help="Error probability of all selected images together, in place of --alpha."),
+]
+Rule = Annotated[
+    str, typer.Option("--rule", help="fixed, two-class, radius (--radius), grid (--grid) or anytime (--tolerance).")
+]
+Radius = Annotated[float | None, typer.Option("--radius", help="For --rule radius: certified at this radius, or not.")]
+Grid = Annotated[float | None, typer.Option("--grid", help="For --rule grid: the step between radii.")]
+Tolerance = Annotated[
+    float | None, typer.Option("--tolerance", help="For --rule anytime: stop when the radius can grow by no more.")
+]
 N0 = Annotated[int, typer.Option("--n0", help="Samples that choose the class.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Rows of every batch; default: suits the input.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]

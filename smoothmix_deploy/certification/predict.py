@@ -15,11 +15,13 @@ from ..engines import Engine, open_engine
 from ..errors import BadInput
 from ..noise.gaussian import NOISE, key_from_seed, random_key
 from ..progress import Progress, silent
+from ..rules import parameters_from_options
 from ..statistics.bounds import ABSTAIN
-from .run import Note, make_checked_rule, resolve_sigma
+from .run import make_checked_rule, resolve_sigma
 from .sampler import run
 from .scheduler import ImageJob, Scheduler
 from .self_test import self_test
+from .settings import Note
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ def predict(
     n0: int = 100,
     alpha: float = 0.001,
     rule: str = "fixed",
+    radius: float | None = None,
+    grid: float | None = None,
+    tolerance: float | None = None,
     batch_size: int | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -64,7 +69,8 @@ def predict(
     """
     opened = open_artefact(artefact)
     sigma = resolve_sigma(sigma, opened)
-    stopping = make_checked_rule(rule, sigma, n, n0, alpha, NOISE, note)
+    parameters = parameters_from_options(rule, radius=radius, grid=grid, tolerance=tolerance)
+    stopping = make_checked_rule(rule, parameters, sigma, n, n0, alpha, NOISE, note)
     if bool(images) == bool(data):
         raise BadInput("name image files, or a data set with --data (one of the two)")
     runner = open_engine(opened, engine, batch_size=batch_size, device=device, threads=threads)

@@ -76,6 +76,10 @@ def verify(
         indices = range(*(int(manifest.data[name]) for name in ("start", "stop", "skip")))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckFailed(f"{path}, line 1: impossible manifest ({error})") from None
+    if manifest.alpha_family is not None and manifest.alpha != manifest.alpha_family / len(indices):
+        raise CheckFailed(
+            f"{path}, line 1: alpha {manifest.alpha} is not alpha_family {manifest.alpha_family} / {len(indices)} images"
+        )
     for line, certificate in enumerate(content.certificates, start=2):
         expected = indices[line - 2] if line - 2 < len(indices) else None
         reason = _wrong(certificate, manifest, rule, expected)
@@ -106,10 +110,14 @@ def _wrong(c: Certificate, manifest: Manifest, rule: Rule, expected_index: int |
         return f"votes for a class outside 0 .. {manifest.num_classes - 1}"
     if not 0 <= c.label < manifest.num_classes:
         return f"label {c.label} is outside 0 .. {manifest.num_classes - 1}"
-    if c.n != rule.next_look(0):
-        return f"n is {c.n}, the rule decides at {rule.next_look(0)}"
-    verdict = rule.decide(_dense(c.selection_counts, manifest), _dense(c.counts, manifest), c.n)
-    assert verdict is not None
+    if c.n not in rule.looks:
+        return f"n is {c.n}, the rule decides at {_shown(rule.looks)}"
+    selection, counts = _dense(c.selection_counts, manifest), _dense(c.counts, manifest)
+    verdict = rule.decide(selection, counts, c.n)
+    if verdict is None:
+        return f"with these counts the rule goes on after {c.n} samples"
+    if not rule.can_reach(selection, counts, c.n):
+        return f"with these counts the rule ends before {c.n} samples"
     if c.prediction != verdict.prediction:
         return f"prediction {c.prediction}, but the counts give {verdict.prediction}"
     for name, said, computed in (
@@ -123,6 +131,10 @@ def _wrong(c: Certificate, manifest: Manifest, rule: Rule, expected_index: int |
     if not c.seconds >= 0:
         return f"seconds {c.seconds}"
     return None
+
+
+def _shown(looks: tuple[int, ...]) -> str:
+    return ", ".join(map(str, looks if len(looks) <= 6 else (*looks[:3], "...", *looks[-2:])))
 
 
 def _dense(counts: dict[int, int], manifest: Manifest) -> np.ndarray:
