@@ -211,7 +211,7 @@ def test_grid_boundaries_are_nested(n, step):
     assert (np.diff(b.lower_RL, axis=0) >= 0).all()
     assert (b.upper_RL > b.lower_RL).all()
     # Making them so changes next to nothing: single counts, where rounding left two boundaries crossing.
-    alone = np.array([upper_boundary(p, 0.001, b.looks, 30.0) for p in b.p0])
+    alone = np.array([upper_boundary(p, 0.001, b.looks, rule.spending) for p in b.p0])
     assert (b.upper_RL - alone).max() <= 1
     assert rule.largest_radius == rule.radii[-1] <= make_rule("fixed", sigma=SIGMA, n=n, alpha=0.001).largest_radius
 

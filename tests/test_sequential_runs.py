@@ -41,9 +41,7 @@ def certify(planes, out, **arguments):
 
 def records(path):
     """Certificates without the one field that is not reproducible."""
-    return [
-        {k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()[1:]
-    ]
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()[1:]]
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +125,7 @@ def test_verify_rejects_what_the_rule_would_not_do(whole, tmp_path):
     """Another look, counts at which the rule goes on, counts that would have ended earlier, another radius."""
     lines = whole["radius"].read_text().splitlines()
     at, record = next(
-        (i, r) for i, r in enumerate(map(json.loads, lines[1:]), 1) if r["radius"] == 0.2 and 0 < len(r["counts"])
+        (i, r) for i, r in enumerate(map(json.loads, lines[1:]), 1) if r["radius"] == 0.2 and len(r["counts"]) > 0
     )
     top, n = str(record["prediction"]), record["n"]
     manifest = json.loads(lines[0])
@@ -190,7 +188,9 @@ def test_report_of_mixed_files(whole):
     for label in ("radius 0.2", "grid 0.1", "anytime 0.1", "two-class"):
         assert label in text
     by_rule = {f["rule"]: f for f in report.record()["files"]}
-    assert by_rule["radius"]["mean_samples"] < by_rule["grid"]["mean_samples"] < N == by_rule["two-class"]["mean_samples"]
+    assert (
+        by_rule["radius"]["mean_samples"] < by_rule["grid"]["mean_samples"] < N == by_rule["two-class"]["mean_samples"]
+    )
     assert by_rule["radius"]["certified"]["0.2"] == pytest.approx(by_rule["grid"]["certified"]["0.2"], abs=0.11)
 
 
@@ -231,11 +231,14 @@ def test_wrong_combinations(words, message, planes, tmp_path, capfd):
 def test_progress_is_what_a_person_can_plan_by(planes, tmp_path):
     """Decided, certified, samples an image, rate; never beyond the total, done at the end."""
     seen = []
-    certify(planes, tmp_path / "c.jsonl", progress=lambda *update: seen.append(update), batch_size=16, **RULES["radius"])
+    certify(
+        planes, tmp_path / "c.jsonl", progress=lambda *update: seen.append(update), batch_size=16, **RULES["radius"]
+    )
     assert all(0 <= done <= total == IMAGES for _, done, total, _ in seen)
     assert seen[-1][1] == IMAGES
     assert re.fullmatch(
-        rf"{IMAGES} of {IMAGES} decided  \d+ of {IMAGES} certified  [\d,]+ samples an image  [\d,]+ samples/s", seen[-1][3]
+        rf"{IMAGES} of {IMAGES} decided  \d+ of {IMAGES} certified  [\d,]+ samples an image  [\d,]+ samples/s",
+        seen[-1][3],
     )
 
 

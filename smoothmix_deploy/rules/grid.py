@@ -30,7 +30,8 @@ class GridRule(BoundaryRule):
     grid: float
     first_look: int = Schedule.first_look
     look_ratio: float = Schedule.look_ratio
-    spending: float = Schedule.spending
+    spending: float = 1e5
+    """Later than for one radius: most samples go to images near a cell's edge, and those need what is kept for the end."""
     futility: float = Schedule.futility
     name: str = field(default="grid", init=False)
 
