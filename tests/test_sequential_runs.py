@@ -269,3 +269,12 @@ def test_samples_drawn_ahead_change_nothing(rows):
     assert [(j.index, j.verdict, j.estimation.votes.drawn, j.estimation.votes.counts_K.tolist()) for j in ahead] == [
         (j.index, j.verdict, j.estimation.votes.drawn, j.estimation.votes.counts_K.tolist()) for j in plain
     ]
+
+
+@pytest.mark.parametrize("name", ["radius", "grid"])
+def test_rerun(name, digits_run, digits_export, tmp_path):
+    """Sampled again: identical on the same engine; consistent on another one, wherever its own votes would have ended."""
+    options = {"radius": {"radius": 0.15}, "grid": {"grid": 0.1}}[name]
+    result = smx.certify(digits_export, n=1000, stop=12, seed=1, rule=name, out=tmp_path / "c.jsonl", **options)
+    assert smx.verify(result.path, artefact=digits_export, rerun=12).same_engine
+    assert not smx.verify(result.path, artefact=digits_run, engine="torch", rerun=12).same_engine

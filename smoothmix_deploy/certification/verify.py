@@ -7,7 +7,9 @@ engine must give the same counts, another one counts that could come from the sa
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ from ..statistics.bounds import consistent_p_value
 
 if TYPE_CHECKING:
     from ..engines import Engine
+    from .scheduler import ImageJob, Scheduler
 
 RERUN_ALPHA = 0.001
 """Chance that an honest file fails `rerun` on another engine, over all images together."""
@@ -212,14 +215,11 @@ def _sample_again(
     from ..data import ImageSet
     from .run import check_images_fit
     from .sampler import run
-    from .scheduler import ImageJob, Scheduler
+    from .scheduler import Scheduler
 
     assert isinstance(images, ImageSet)
     check_images_fit(engine, images)
     manifest = content.manifest
-    rule = make_rule(
-        manifest.rule, sigma=manifest.sigma, n=manifest.n, alpha=manifest.alpha, **manifest.rule_parameters
-    )
     by_index = {c.index: c for c in chosen}
     line_of = {c.index: line for line, c in enumerate(content.certificates, start=2)}
     done = 0
@@ -233,27 +233,44 @@ def _sample_again(
             ("counts", said.counts, job.estimation.votes),
         ):
             again = {int(k): int(found.counts_K[k]) for k in np.flatnonzero(found.counts_K)}
-            if same and again != claimed:
+            if same and (again != claimed or job.estimation.votes.drawn != said.n):
                 raise CheckFailed(f"{where}: {name} {claimed}, but sampling again gives {again}")
             if not same:
                 _consistent(where, name, claimed, again, found.drawn, tests=2 * len(chosen) * manifest.num_classes)
         done += 1
         progress("sampling again", done, len(chosen), "")
 
-    scheduler = Scheduler(by_index, rule, manifest.n0, manifest.num_classes)
-    run(
-        engine,
-        images,
-        scheduler,
-        sigma=manifest.sigma,
-        key=manifest.key,
-        after_batch=lambda _: _ignore(scheduler.release(check)),
-    )
+    for rule, indices in _reruns(manifest, chosen, same):
+        scheduler = Scheduler(indices, rule, manifest.n0, manifest.num_classes)
+        run(
+            engine,
+            images,
+            scheduler,
+            sigma=manifest.sigma,
+            key=manifest.key,
+            after_batch=partial(_release, scheduler, check),
+        )
+        scheduler.release(check)
+
+
+def _reruns(manifest: Manifest, chosen: list[Certificate], same: bool) -> Iterator[tuple[Rule, list[int]]]:
+    """On the same engine the rule must end where it did. On another one it may not: so many samples as it took then."""
+    if same:
+        yield (
+            make_rule(
+                manifest.rule, sigma=manifest.sigma, n=manifest.n, alpha=manifest.alpha, **manifest.rule_parameters
+            ),
+            [c.index for c in chosen],
+        )
+        return
+    for n in sorted({c.n for c in chosen}):
+        rule = make_rule("fixed", sigma=manifest.sigma, n=n, alpha=manifest.alpha)
+        yield rule, [c.index for c in chosen if c.n == n]
+
+
+def _release(scheduler: Scheduler, check: Callable[[ImageJob], None], _: int) -> None:
+    """After a batch: look at the images that are finished."""
     scheduler.release(check)
-
-
-def _ignore(_: int) -> None:
-    """A callback's result that nobody needs."""
 
 
 def _consistent(
