@@ -226,7 +226,7 @@ def test_grid_of_one_radius_agrees_with_radius():
     """On the same path the grid's certificate is at least what the single radius gives at its own stop."""
     rng = np.random.default_rng(0)
     grid = make_rule("grid", sigma=SIGMA, n=2000, alpha=0.001, grid=0.25)
-    single = Boundaries([0.5], SIGMA, 0.001, 2000, Schedule())
+    single = Boundaries([0.5], SIGMA, 0.001, 2000, Schedule(spending=grid.spending))
     for p in rng.uniform(0.5, 1, 50):
         path = np.cumsum(rng.random(2000) < p)
         for t in grid.looks:
