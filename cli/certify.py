@@ -22,10 +22,14 @@ def command(
     stop: o.Stop = None,
     skip: o.Skip = None,
     sigma: o.Sigma = None,
-    n: Annotated[int, typer.Option("--n", help="Samples an image that bound the class's probability.")] = 100_000,
+    n: Annotated[int, typer.Option("--n", help="Samples an image; sequential rules: at most.")] = 100_000,
     n0: o.N0 = 100,
     alpha: o.Alpha = 0.001,
-    rule: Annotated[str, typer.Option("--rule", help="fixed.")] = "fixed",
+    alpha_family: o.AlphaFamily = None,
+    rule: o.Rule = "fixed",
+    radius: o.Radius = None,
+    grid: o.Grid = None,
+    tolerance: o.Tolerance = None,
     noise: o.Noise = "gaussian",
     batch_size: o.BatchSize = None,
     device: o.Device = "auto",
@@ -44,7 +48,8 @@ def command(
     with progress_bar() as progress:
         result = smx.certify(
             artefact, engine=engine, data=data, data_root=data_root, split=split, download=download, start=start,
-            stop=stop, skip=skip, sigma=sigma, n=n, n0=n0, alpha=alpha, rule=rule, noise=noise,
+            stop=stop, skip=skip, sigma=sigma, n=n, n0=n0, alpha=alpha, alpha_family=alpha_family, rule=rule, radius=radius, grid=grid,
+            tolerance=tolerance, noise=noise,
             batch_size=batch_size, device=device, threads=threads, out=out, tsv=tsv, resume=resume, seed=seed,
             progress=progress, note=note,
         )  # fmt: skip
@@ -55,6 +60,7 @@ def command(
             {
                 "path": str(result.path),
                 **asdict(s),
+                "rule": result.manifest.rule,
                 "samples": result.samples,
                 "seconds": result.seconds,
                 "samples_per_second": rate,
@@ -63,6 +69,6 @@ def command(
         return
     speed = f", {rate:,.0f} samples/s" if rate else ""
     print(
-        f"{result.path}: {s.images} images, ACR {s.acr:.3f}, accuracy {s.accuracy:.3f}, abstained {s.abstained:.3f}{speed}"
+        f"{result.path}: {s.images} images by rule {result.rule}, ACR {s.acr:.3f}, accuracy {s.accuracy:.3f}, abstained {s.abstained:.3f}{speed}"
     )
     note(f"next: smx verify {result.path}; smx report {result.path} --plot curve.png")

@@ -25,7 +25,19 @@ Engine = Annotated[
     ),
 ]
 Sigma = Annotated[float | None, typer.Option("--sigma", help="Noise level; default: the artefact's.")]
-Alpha = Annotated[float, typer.Option("--alpha", help="Error probability of an image's certificate.")]
+Alpha = Annotated[float, typer.Option("--alpha", help="Error probability of one image's certificate.")]
+AlphaFamily = Annotated[
+    float | None,
+    typer.Option("--alpha-family", help="Error probability of all selected images together, in place of --alpha."),
+]
+Rule = Annotated[
+    str, typer.Option("--rule", help="fixed, two-class, radius (--radius), grid (--grid) or anytime (--tolerance).")
+]
+Radius = Annotated[float | None, typer.Option("--radius", help="For --rule radius: certified at this radius, or not.")]
+Grid = Annotated[float | None, typer.Option("--grid", help="For --rule grid: the step between radii.")]
+Tolerance = Annotated[
+    float | None, typer.Option("--tolerance", help="For --rule anytime: stop when the radius can grow by no more.")
+]
 Noise = Annotated[str, typer.Option("--noise", help="gaussian, or grid: sound in floating point, 8-bit images.")]
 N0 = Annotated[int, typer.Option("--n0", help="Samples that choose the class.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Rows of every batch; default: suits the input.")]

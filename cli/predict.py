@@ -23,10 +23,13 @@ def command(
     stop: o.Stop = None,
     skip: o.Skip = None,
     sigma: o.Sigma = None,
-    n: Annotated[int, typer.Option("--n", help="Samples an image.")] = 10_000,
+    n: Annotated[int, typer.Option("--n", help="Samples an image; sequential rules: at most.")] = 10_000,
     n0: o.N0 = 100,
     alpha: o.Alpha = 0.001,
-    rule: Annotated[str, typer.Option("--rule", help="fixed.")] = "fixed",
+    rule: o.Rule = "fixed",
+    radius: o.Radius = None,
+    grid: o.Grid = None,
+    tolerance: o.Tolerance = None,
     noise: o.Noise = "gaussian",
     batch_size: o.BatchSize = None,
     device: o.Device = "auto",
@@ -42,7 +45,8 @@ def command(
     with progress_bar() as progress:
         found = smx.predict(
             artefact, images or [], data=data, data_root=data_root, split=split, download=download, start=start,
-            stop=stop, skip=skip, engine=engine, sigma=sigma, n=n, n0=n0, alpha=alpha, rule=rule, noise=noise,
+            stop=stop, skip=skip, engine=engine, sigma=sigma, n=n, n0=n0, alpha=alpha, rule=rule, radius=radius, grid=grid,
+            tolerance=tolerance, noise=noise,
             batch_size=batch_size, device=device, threads=threads, seed=seed, progress=progress, note=note,
         )  # fmt: skip
     if json:

@@ -73,16 +73,16 @@ def _occasional_lines() -> Progress:
     import time
 
     last, begin = time.monotonic(), time.monotonic()
-    doing = ""
+    doing, first = "", 0.0
 
     def update(what: str, done: float, total: float, details: str) -> None:
-        nonlocal last, begin, doing
+        nonlocal last, begin, doing, first
         now = time.monotonic()
         if what != doing:
-            doing, begin, last = what, now, now
-        if now - last >= 30 and done > 0:
+            doing, begin, last, first = what, now, now, done  # a resumed run begins in the middle
+        if now - last >= 30 and done > first:
             last = now
-            left = (now - begin) / done * (total - done)
+            left = (now - begin) / (done - first) * (total - done)
             note(f"{what}: {done / total:.0%}  {details}  about {left:,.0f} s left")
 
     return update

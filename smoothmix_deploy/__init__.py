@@ -34,6 +34,7 @@ _PUBLIC = {
     "export": "exporting.run",
     "certify": "certification.run",
     "predict": "certification.predict",
+    "Predictor": "certification.predictor",
     "report": "reporting.report",
     "verify": "certification.verify",
     "bench": "benchmarking.run",

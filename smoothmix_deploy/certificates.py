@@ -60,6 +60,8 @@ class Manifest:
     versions: dict[str, str]
     created: str
     rule_parameters: dict[str, Any] = field(default_factory=dict)
+    alpha_family: float | None = None
+    """Error of all selected images together; `alpha` is this over their number. None: `alpha` was chosen for each."""
     kind: str = "manifest"
     format_version: int = FORMAT_VERSION
 
@@ -265,6 +267,7 @@ def _manifest(path: Path, number: int, record: dict[str, Any]) -> Manifest:
     version = record.get("format_version")
     if record.get("kind") == "manifest" and version != FORMAT_VERSION:
         raise CorruptFile(path, number, f"format version {version!r}; this smx reads version {FORMAT_VERSION}")
+    record = {"alpha_family": None, **record}  # files from before there was one
     values = _typed(path, number, record, Manifest, "manifest")
     wrong = (
         problem(values["engine"], {"name": "str", "version": "str", "device": "str", "batch_size": "int"})

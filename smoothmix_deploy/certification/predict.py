@@ -16,11 +16,13 @@ from ..errors import BadInput
 from ..noise.gaussian import key_from_seed, random_key
 from ..noise.source import check_name
 from ..progress import Progress, silent
+from ..rules import parameters_from_options
 from ..statistics.bounds import ABSTAIN
-from .run import Note, make_checked_rule, noise_parameters, resolve_sigma
+from .run import make_checked_rule, noise_parameters, resolve_sigma
 from .sampler import run
 from .scheduler import ImageJob, Scheduler
 from .self_test import self_test
+from .settings import Note
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,9 @@ def predict(
     n0: int = 100,
     alpha: float = 0.001,
     rule: str = "fixed",
+    radius: float | None = None,
+    grid: float | None = None,
+    tolerance: float | None = None,
     noise: str = "gaussian",
     batch_size: int | None = None,
     device: str = "auto",
@@ -67,11 +72,12 @@ def predict(
     opened = open_artefact(artefact)
     sigma = resolve_sigma(sigma, opened)
     check_name(noise)
+    parameters = parameters_from_options(rule, radius=radius, grid=grid, tolerance=tolerance)
     if bool(images) == bool(data):
         raise BadInput("name image files, or a data set with --data (one of the two)")
     runner = open_engine(opened, engine, batch_size=batch_size, device=device, threads=threads)
-    parameters = noise_parameters(noise, sigma, runner.info.input_shape)
-    stopping = make_checked_rule(rule, sigma, n, n0, alpha, parameters, note)
+    parameters |= noise_parameters(noise, sigma, runner.info.input_shape)
+    stopping = make_checked_rule(rule, parameters, sigma, n, n0, alpha, note)
     if images:
         chosen_set = _from_files([Path(path) for path in images], runner)
         indices, names = range(len(chosen_set)), [str(path) for path in images]
@@ -106,7 +112,7 @@ def predict(
         progress("predicting", len(predictions) + scheduler.share_done(), len(indices), "")
 
     scheduler = Scheduler(indices, stopping, n0, runner.info.num_classes)
-    run(runner, chosen_set, scheduler, sigma=sigma, key=key, noise=noise, after_batch=after_batch)
+    run(runner, chosen_set, scheduler, sigma=sigma, key=key, noise=noise, after_batch=after_batch, compiled=False)
     scheduler.release(release)
     return predictions
 

@@ -30,7 +30,9 @@ def _torn_in_first_line(out: Path) -> bool:
     return not line.endswith(b"\n") and line[: len(start)] == start[: len(line)]
 
 
-_SAME = ("sigma", "alpha", "n0", "n", "noise", "generator", "rule", "rule_parameters", "num_classes")
+_SAME = (
+    "sigma", "alpha", "alpha_family", "n0", "n", "noise", "generator", "rule", "rule_parameters", "num_classes",
+)  # fmt: skip
 
 
 def check_same_run(out: Path, old: Manifest, new: Manifest) -> None:

@@ -8,7 +8,6 @@ companion, and noise is a function of (key, image, sample), so the certificates 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,8 +29,8 @@ from ..noise.gaussian import key_from_seed, random_key
 from ..noise.source import GENERATORS, check_name, noise_slack
 from ..progress import Progress, silent
 from ..reference_log import is_reference_log, write_tsv
-from ..rules import Rule, make_rule
-from ..statistics.bounds import fewest_samples
+from ..rules import Rule, parameters_from_options, rule_label
+from ..statistics.bounds import ABSTAIN
 from ..summary import Summary, summarise
 from ..versions import versions
 from .partial import PartialVotes
@@ -39,8 +38,7 @@ from .resumption import check_order, check_same_run, file_to_resume
 from .sampler import run
 from .scheduler import ImageJob, Scheduler
 from .self_test import self_test
-
-Note = Callable[[str], None]
+from .settings import USUAL_ALPHA, Note, alpha_of_family, attainable_rule
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,11 @@ class CertifyResult:
     samples: int
     """Drawn by this call (a resumed run draws the rest only)."""
     seconds: float
+
+    @property
+    def rule(self) -> str:
+        """With its radius, step or tolerance."""
+        return rule_label(self.manifest.rule, self.manifest.rule_parameters)
 
 
 def certify(
@@ -69,8 +72,12 @@ def certify(
     sigma: float | None = None,
     n: int = 100_000,
     n0: int = 100,
-    alpha: float = 0.001,
+    alpha: float = USUAL_ALPHA,
+    alpha_family: float | None = None,
     rule: str = "fixed",
+    radius: float | None = None,
+    grid: float | None = None,
+    tolerance: float | None = None,
     noise: str = "gaussian",
     batch_size: int | None = None,
     device: str = "auto",
@@ -85,7 +92,8 @@ def certify(
     """Certify `artefact` on `engine` (None: the best that works); write certificates to `out` in data-set order.
 
     sigma defaults to the artefact's, `data` to the set it was trained on. Without `seed` the key of the noise comes
-    from the operating system. Raises BadInput, CheckFailed (self-test, altered artefact), Unavailable, Stopped.
+    from the operating system. `rule` and its `radius`, `grid` or `tolerance`: see `smoothmix_deploy.rules`.
+    `alpha_family` is the error of all selected images together, in place of `alpha` for each. Raises BadInput, CheckFailed (self-test, altered artefact), Unavailable, Stopped.
     """
     out = Path(out)
     check_writable(out, "--out")
@@ -99,10 +107,13 @@ def certify(
     opened = open_artefact(artefact)
     sigma = resolve_sigma(sigma, opened)
     check_name(noise)
+    parameters = parameters_from_options(rule, radius=radius, grid=grid, tolerance=tolerance)
     images, spec = _images(opened, data, data_root, split, download)
-    parameters = noise_parameters(noise, sigma, images.shape)
-    stopping = make_checked_rule(rule, sigma, n, n0, alpha, parameters, note)
     indices = select(len(images), start, stop, skip)
+    if alpha_family is not None:
+        alpha = alpha_of_family(alpha_family, alpha, len(indices))
+    parameters |= noise_parameters(noise, sigma, images.shape)
+    stopping = make_checked_rule(rule, parameters, sigma, n, n0, alpha, note)
     if known is not None:  # what the user left open stays as it was
         batch_size = batch_size or known.manifest.engine.get("batch_size")
         threads = threads or known.manifest.engine.get("threads")
@@ -114,7 +125,8 @@ def certify(
     if not tested.bitwise_row_invariant:
         note("warning: the engine's logits depend on the position in the batch in their last bits (no vote changed)")
     manifest = Manifest(
-        sigma=sigma, alpha=alpha, n0=n0, n=n, rule=rule, noise=noise, generator=GENERATORS[noise],
+        sigma=sigma, alpha=alpha, n0=n0, n=n, rule=rule, rule_parameters=stopping.parameters, noise=noise,
+        generator=GENERATORS[noise],
         key=key, key_chosen_by_user=seed is not None, seed=seed,
         artefact=opened.record(),
         engine=runner.info.record(),
@@ -125,7 +137,7 @@ def certify(
         self_test=tested.record(),
         versions=versions("torch", "onnxruntime", "onnxruntime-gpu"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        rule_parameters=parameters,
+        alpha_family=alpha_family,
     )  # fmt: skip
     if known is not None:
         check_same_run(out, known.manifest, manifest)
@@ -133,6 +145,7 @@ def certify(
     check_order(out, done, indices)
     note(
         f"engine {runner.info.name} ({runner.info.device}), batches of {runner.info.batch_size}, {len(indices)} images; "
+        f"rule {rule_label(rule, stopping.parameters)}; "
         f"largest radius attainable: {stopping.largest_radius:.3f} ({stopping.largest_radius / sigma:.2f} sigma)"
     )
     campaign = Campaign(runner, images, indices, stopping, n0, sigma, key, noise, out, progress)
@@ -160,12 +173,14 @@ class Campaign:
         self._n0, self._sigma, self._key, self._noise, self._out = n0, sigma, key, noise, out
         self._progress = progress
         self.certificates: list[Certificate] = []
+        self._certified = self._drawn = 0  # of all certificates: with a radius or prediction; samples
         self.samples = 0
         self.seconds = 0.0
 
     def run(self, writer: CertificateWriter, done: list[Certificate]) -> None:
         """Sample, decide, append. Stopped on Ctrl-C or when the file cannot be written."""
-        self.certificates = list(done)
+        for certificate in done:
+            self._count(certificate)
         partial = PartialVotes(self._out)
         have = {certificate.index for certificate in done}
         scheduler = Scheduler(
@@ -177,7 +192,7 @@ class Campaign:
         def write(job: ImageJob) -> None:
             certificate = self._certificate(job)
             writer.write(certificate)
-            self.certificates.append(certificate)
+            self._count(certificate)
 
         def after_batch(samples: int) -> None:
             self.samples += samples
@@ -224,12 +239,20 @@ class Campaign:
             seconds=round(job.seconds, 6),
         )
 
+    def _count(self, certificate: Certificate) -> None:
+        self.certificates.append(certificate)
+        self._certified += certificate.prediction != ABSTAIN
+        self._drawn += self._n0 + certificate.n
+
     def _tell(self, scheduler: Scheduler) -> None:
-        done, total = len(self.certificates), len(self._indices)
-        certified = sum(1 for c in self.certificates if c.correct)
-        share = min(scheduler.share_done(), total - done)
+        """Images in flight count by their samples against the mean so far: the time left follows the mix of images."""
+        written, total = len(self.certificates), len(self._indices)
+        mean = self._drawn / written if written else None
+        share, decided = scheduler.share_done(mean), written + scheduler.decided
         rate = self.samples / max(self.seconds, 1e-9)
-        self._progress("certifying", done + share, total, f"{certified}/{done} right  {rate:,.0f} samples/s")
+        details = f"{decided} of {total} decided  {self._certified} of {written} certified"
+        details += f"  {mean:,.0f} samples an image" if mean else ""
+        self._progress("certifying", written + min(share, total - written), total, f"{details}  {rate:,.0f} samples/s")
 
 
 def _sparse(counts_K: np.ndarray) -> dict[int, int]:
@@ -260,28 +283,18 @@ def resolve_sigma(sigma: float | None, artefact: Artefact) -> float:
     return float(sigma)
 
 
-def noise_parameters(noise: str, sigma: float, shape: tuple[int, int, int]) -> dict[str, Any]:
+def noise_parameters(noise: str, sigma: float, shape: tuple[int, int, int]) -> dict[str, float]:
     """What the noise adds to the rule's parameters: `slack`, where it takes anything off p_lower."""
     slack = noise_slack(noise, sigma, shape)
     return {"slack": slack} if slack else {}
 
 
 def make_checked_rule(
-    rule: str, sigma: float, n: int, n0: int, alpha: float, parameters: dict[str, Any], note: Note
+    rule: str, parameters: dict[str, float], sigma: float, n: int, n0: int, alpha: float, note: Note
 ) -> Rule:
     if n0 < 1:
         raise BadInput(f"--n0 {n0}: must be at least 1")
-    made = make_rule(rule, sigma=sigma, n=n, alpha=alpha, **parameters)
-    if made.largest_radius <= 0:
-        raise BadInput(
-            f"--n {n}: too few samples for --alpha {alpha}: even a unanimous vote abstains; "
-            f"use at least --n {fewest_samples(alpha)} (100000 is usual)"
-        )
-    if made.largest_radius < 0.1 * sigma:
-        note(
-            f"warning: --n {n} at --alpha {alpha} certifies at most {made.largest_radius / sigma:.3f} sigma: nearly every image will abstain"
-        )
-    return made
+    return attainable_rule(rule, parameters, sigma, n, alpha, note)
 
 
 def _images(

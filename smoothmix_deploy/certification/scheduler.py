@@ -76,6 +76,9 @@ class Scheduler:
     num_classes: int
     partial: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Votes counted by an interrupted run: see `snapshot`."""
+    speculate: bool = False
+    """Fill rows that would stay empty with samples beyond the next look; those that a verdict makes needless are not
+    counted. Changes no verdict and no certificate: only how soon the answer for a few images comes."""
 
     def __post_init__(self) -> None:
         self._waiting: Iterator[int] = iter(self.indices)
@@ -95,18 +98,42 @@ class Scheduler:
                     row += count
             if row == rows:
                 break
+        return segments + self._ahead(row, rows) if self.speculate and segments else segments
+
+    def _ahead(self, row: int, rows: int) -> list[Segment]:
+        """Segments beyond the looks for rows `row` .. `rows` - 1, shared out evenly."""
+        segments = []
+        jobs = [job for job in self._jobs if job.verdict is None]
+        for waiting, job in zip(range(len(jobs), 0, -1), jobs, strict=True):
+            tally = job.estimation
+            count = min(-(-(rows - row) // waiting), self.rule.largest_n - tally.scheduled)
+            # the selection's last votes must be recorded before a look can be decided
+            if count > 0 and job.selection.scheduled == job.selection.target:
+                segments.append(Segment(job, Stream.ESTIMATION, tally.scheduled, count, row))
+                tally.scheduled += count
+                row += count
         return segments
 
     def record(self, segments: list[Segment], votes_B: np.ndarray, seconds: float = 0.0) -> None:
         """Add the votes of a batch (int [B]; negative: no vote). Batches must be recorded in the order handed out."""
         used = sum(segment.count for segment in segments)
         for segment in segments:
-            job, tally = segment.job, segment.job.tally(segment.stream)
-            assert segment.first == tally.votes.drawn, "batches recorded out of order"
-            classes = votes_B[segment.row : segment.row + segment.count]
-            added_K = np.bincount(classes[classes >= 0], minlength=self.num_classes)
-            tally.votes = Votes(segment.first + segment.count, tally.votes.counts_K + added_K)
+            job = segment.job
             job.seconds += seconds * segment.count / used
+            if job.verdict is None:  # else: drawn ahead, and not needed
+                first = segment.job.tally(segment.stream).votes.drawn
+                assert segment.first == first, "batches recorded out of order"
+                self._add(job, segment.stream, votes_B[segment.row : segment.row + segment.count])
+
+    def _add(self, job: ImageJob, stream: Stream, classes: np.ndarray) -> None:
+        """Count votes up to the next look, decide, go on with the rest until there is a verdict."""
+        tally = job.tally(stream)
+        while len(classes) and job.verdict is None:
+            count = tally.target - tally.votes.drawn
+            assert count > 0, "votes beyond a look that cannot be decided"
+            now, classes = classes[:count], classes[count:]
+            added_K = np.bincount(now[now >= 0], minlength=self.num_classes)
+            tally.votes = Votes(tally.votes.drawn + len(now), tally.votes.counts_K + added_K)
             self._decide(job)
 
     def release(self, write: Callable[[ImageJob], None]) -> int:
@@ -118,12 +145,23 @@ class Scheduler:
             released += 1
         return released
 
-    def share_done(self) -> float:
-        """Of the unreleased jobs, how many images' worth of wanted samples have voted."""
-        return sum(
-            (job.selection.votes.drawn + job.estimation.votes.drawn) / (job.selection.target + job.estimation.target)
-            for job in self._jobs
-        )
+    @property
+    def decided(self) -> int:
+        """How many jobs have a verdict but wait for an earlier image."""
+        return sum(job.verdict is not None for job in self._jobs)
+
+    def share_done(self, mean_samples: float | None = None) -> float:
+        """How many images' worth of work the unreleased jobs have behind them.
+
+        An image is expected to take `mean_samples` (both streams; None: up to its next look), or what it has if more.
+        """
+        return sum(self._share(job, mean_samples) for job in self._jobs)
+
+    @staticmethod
+    def _share(job: ImageJob, mean_samples: float | None) -> float:
+        drawn = job.selection.votes.drawn + job.estimation.votes.drawn
+        wanted = job.selection.target + job.estimation.target
+        return 1.0 if job.verdict is not None else drawn / max(wanted, mean_samples or 0.0)
 
     def snapshot(self) -> list[dict[str, Any]]:
         """The votes of all unreleased jobs, as JSON values: what a resumed run need not sample again."""

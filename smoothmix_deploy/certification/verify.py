@@ -7,7 +7,9 @@ engine must give the same counts, another one counts that could come from the sa
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ from ..statistics.bounds import consistent_p_value
 
 if TYPE_CHECKING:
     from ..engines import Engine
+    from .scheduler import ImageJob, Scheduler
 
 RERUN_ALPHA = 0.001
 """Chance that an honest file fails `rerun` on another engine, over all images together."""
@@ -77,6 +80,10 @@ def verify(
         indices = range(*(int(manifest.data[name]) for name in ("start", "stop", "skip")))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckFailed(f"{path}, line 1: impossible manifest ({error})") from None
+    if manifest.alpha_family is not None and manifest.alpha != manifest.alpha_family / len(indices):
+        raise CheckFailed(
+            f"{path}, line 1: alpha {manifest.alpha} is not alpha_family {manifest.alpha_family} / {len(indices)} images"
+        )
     for line, certificate in enumerate(content.certificates, start=2):
         expected = indices[line - 2] if line - 2 < len(indices) else None
         reason = _wrong(certificate, manifest, rule, expected)
@@ -119,10 +126,14 @@ def _wrong(c: Certificate, manifest: Manifest, rule: Rule, expected_index: int |
         return f"votes for a class outside 0 .. {manifest.num_classes - 1}"
     if not 0 <= c.label < manifest.num_classes:
         return f"label {c.label} is outside 0 .. {manifest.num_classes - 1}"
-    if c.n != rule.next_look(0):
-        return f"n is {c.n}, the rule decides at {rule.next_look(0)}"
-    verdict = rule.decide(_dense(c.selection_counts, manifest), _dense(c.counts, manifest), c.n)
-    assert verdict is not None
+    if c.n not in rule.looks:
+        return f"n is {c.n}, the rule decides at {_shown(rule.looks)}"
+    selection, counts = _dense(c.selection_counts, manifest), _dense(c.counts, manifest)
+    verdict = rule.decide(selection, counts, c.n)
+    if verdict is None:
+        return f"with these counts the rule goes on after {c.n} samples"
+    if not rule.can_reach(selection, counts, c.n):
+        return f"with these counts the rule ends before {c.n} samples"
     if c.prediction != verdict.prediction:
         return f"prediction {c.prediction}, but the counts give {verdict.prediction}"
     for name, said, computed in (
@@ -136,6 +147,10 @@ def _wrong(c: Certificate, manifest: Manifest, rule: Rule, expected_index: int |
     if not c.seconds >= 0:
         return f"seconds {c.seconds}"
     return None
+
+
+def _shown(looks: tuple[int, ...]) -> str:
+    return ", ".join(map(str, looks if len(looks) <= 6 else (*looks[:3], "...", *looks[-2:])))
 
 
 def _dense(counts: dict[int, int], manifest: Manifest) -> np.ndarray:
@@ -215,14 +230,11 @@ def _sample_again(
     from ..data import ImageSet
     from .run import check_images_fit
     from .sampler import run
-    from .scheduler import ImageJob, Scheduler
+    from .scheduler import Scheduler
 
     assert isinstance(images, ImageSet)
     check_images_fit(engine, images)
     manifest = content.manifest
-    rule = make_rule(
-        manifest.rule, sigma=manifest.sigma, n=manifest.n, alpha=manifest.alpha, **manifest.rule_parameters
-    )
     by_index = {c.index: c for c in chosen}
     line_of = {c.index: line for line, c in enumerate(content.certificates, start=2)}
     done = 0
@@ -236,28 +248,45 @@ def _sample_again(
             ("counts", said.counts, job.estimation.votes),
         ):
             again = {int(k): int(found.counts_K[k]) for k in np.flatnonzero(found.counts_K)}
-            if same and again != claimed:
+            if same and (again != claimed or job.estimation.votes.drawn != said.n):
                 raise CheckFailed(f"{where}: {name} {claimed}, but sampling again gives {again}")
             if not same:
                 _consistent(where, name, claimed, again, found.drawn, tests=2 * len(chosen) * manifest.num_classes)
         done += 1
         progress("sampling again", done, len(chosen), "")
 
-    scheduler = Scheduler(by_index, rule, manifest.n0, manifest.num_classes)
-    run(
-        engine,
-        images,
-        scheduler,
-        sigma=manifest.sigma,
-        key=manifest.key,
-        noise=manifest.noise,
-        after_batch=lambda _: _ignore(scheduler.release(check)),
-    )
+    for rule, indices in _reruns(manifest, chosen, same):
+        scheduler = Scheduler(indices, rule, manifest.n0, manifest.num_classes)
+        run(
+            engine,
+            images,
+            scheduler,
+            sigma=manifest.sigma,
+            key=manifest.key,
+            noise=manifest.noise,
+            after_batch=partial(_release, scheduler, check),
+        )
+        scheduler.release(check)
+
+
+def _reruns(manifest: Manifest, chosen: list[Certificate], same: bool) -> Iterator[tuple[Rule, list[int]]]:
+    """On the same engine the rule must end where it did. On another one it may not: so many samples as it took then."""
+    if same:
+        yield (
+            make_rule(
+                manifest.rule, sigma=manifest.sigma, n=manifest.n, alpha=manifest.alpha, **manifest.rule_parameters
+            ),
+            [c.index for c in chosen],
+        )
+        return
+    for n in sorted({c.n for c in chosen}):
+        rule = make_rule("fixed", sigma=manifest.sigma, n=n, alpha=manifest.alpha)
+        yield rule, [c.index for c in chosen if c.n == n]
+
+
+def _release(scheduler: Scheduler, check: Callable[[ImageJob], None], _: int) -> None:
+    """After a batch: look at the images that are finished."""
     scheduler.release(check)
-
-
-def _ignore(_: int) -> None:
-    """A callback's result that nobody needs."""
 
 
 def _consistent(

@@ -11,6 +11,7 @@ from typing import Any
 from ..certificates import Certificate, Manifest
 from ..errors import BadInput
 from ..reference_log import LogRow
+from ..rules import rule_label
 from ..summary import Summary
 
 FORMATS = ("table", "markdown", "latex", "csv", "json")
@@ -27,6 +28,11 @@ class FileReport:
     """At `Report.radii`."""
     rows: Sequence[Certificate | LogRow]
     manifest: Manifest | None
+
+    @property
+    def rule(self) -> str:
+        """With its radius, step or tolerance: figures of different rules mean different things."""
+        return rule_label(self.manifest.rule, self.manifest.rule_parameters) if self.manifest else ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Report:
                     "sigma": f.sigma,
                     "mean_samples": f.summary.mean_samples,
                     "rule": f.manifest.rule if f.manifest else None,
+                    "rule_parameters": f.manifest.rule_parameters if f.manifest else None,
                 }
                 for f in self.files
             ]
@@ -57,7 +64,7 @@ class Report:
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """(header, rows) as text."""
-        header = ["file", "sigma", "images", "ACR", "accuracy", "abstained", "samples"]
+        header = ["file", "sigma", "images", "ACR", "accuracy", "abstained", "samples", "rule"]
         header += [f"r={radius_label(r)}" for r in self.radii]
         rows = []
         for f in self.files:
@@ -67,6 +74,7 @@ class Report:
                 f"{s.accuracy:.3f}",
                 f"{s.abstained:.3f}",
                 "" if s.mean_samples is None else f"{s.mean_samples:.0f}",
+                f.rule,
             ]
             rows.append(row + [f"{share:.3f}" for share in f.certified])
         return header, rows

@@ -8,6 +8,7 @@ exceeds 1/2.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,30 +17,50 @@ from . import Verdict
 
 
 @dataclass(frozen=True)
-class FixedRule:
-    """Decide once, after `n` estimation samples, at error `alpha`."""
+class SingleLook:
+    """Decide once, after `n` estimation samples, at error `alpha`. What the rules with one look share."""
 
     sigma: float
     n: int
     alpha: float
     slack: float = 0.0
     """What the noise takes off p_lower (`statistics.bounds.grid_noise_slack`)."""
-    name: str = "fixed"
 
     @property
-    def largest_radius(self) -> float:
-        """`sigma * ppf(alpha^(1/n))`."""
-        return largest_radius(self.n, self.alpha, self.sigma, self.slack)
+    def parameters(self) -> dict[str, Any]:
+        """The noise's slack, where it has one."""
+        return {"slack": self.slack} if self.slack else {}
 
     @property
     def largest_n(self) -> int:
         """`n`."""
         return self.n
 
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """`n` alone."""
+        return (self.n,)
+
     def next_look(self, drawn: int) -> int:
         """Always `n`."""
         assert drawn < self.n
         return self.n
+
+    def can_reach(self, selection_K: np.ndarray, counts_K: np.ndarray, drawn: int) -> bool:
+        """There is no earlier look."""
+        return True
+
+
+@dataclass(frozen=True)
+class FixedRule(SingleLook):
+    """One class's bound, and all other classes taken for the runner-up."""
+
+    name: str = "fixed"
+
+    @property
+    def largest_radius(self) -> float:
+        """`sigma * ppf(alpha^(1/n))`."""
+        return largest_radius(self.n, self.alpha, self.sigma, self.slack)
 
     def decide(self, selection_K: np.ndarray, counts_K: np.ndarray, drawn: int) -> Verdict:
         """Bound the probability of the selected class. With no valid selection vote at all: abstain."""

@@ -65,6 +65,22 @@ def largest_radius(n: int, alpha: float, sigma: float, slack: float = 0.0) -> fl
     return certified_radius(clopper_pearson_lower(n, n, alpha, slack), sigma)
 
 
+def two_class_bounds(
+    successes: int, runner_up: int, trials: int, alpha: float, slack: float = 0.0
+) -> tuple[float, float]:
+    """(lower bound for the class, upper bound for the runner-up), both true with probability >= 1 - alpha.
+
+    Each at `alpha / 2`; the runner-up has at most what the class leaves.
+    """
+    p_lower = clopper_pearson_lower(successes, trials, alpha / 2, slack)
+    return p_lower, min(clopper_pearson_upper(runner_up, trials, alpha / 2, slack), 1.0 - p_lower)
+
+
+def two_class_radius(p_lower: float, q_upper: float, sigma: float) -> float:
+    """L2 radius `sigma / 2 * (ppf(p_lower) - ppf(q_upper))` (Cohen et al., eq. 3); 0 where the bounds overlap."""
+    return sigma / 2 * float(special.ndtri(p_lower) - special.ndtri(q_upper)) if p_lower > q_upper else 0.0
+
+
 def fewest_samples(alpha: float) -> int:
     """The smallest n at which a unanimous vote certifies anything, i.e. alpha^(1/n) > 1/2."""
     n = max(1, math.ceil(math.log2(1 / alpha)))

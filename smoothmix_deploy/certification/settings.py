@@ -1,0 +1,39 @@
+"""What the user asked for, checked: a rule that can certify something, and the error it may make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import BadInput
+from ..rules import Rule, make_rule
+from ..statistics.bounds import fewest_samples
+
+Note = Callable[[str], None]
+USUAL_ALPHA = 0.001
+
+
+def alpha_of_family(alpha_family: float, alpha: float, images: int) -> float:
+    """The error of one image so that all `images` certificates hold together with 1 - `alpha_family` (union bound)."""
+    if alpha != USUAL_ALPHA:
+        raise BadInput(f"--alpha {alpha:g} and --alpha-family {alpha_family:g}: give one of the two")
+    if not 0 < alpha_family < 0.5:
+        raise BadInput(f"--alpha-family {alpha_family:g}: must lie in (0, 0.5), e.g. 0.001")
+    return alpha_family / images
+
+
+def attainable_rule(rule: str, parameters: dict[str, float], sigma: float, n: int, alpha: float, note: Note) -> Rule:
+    """The rule; BadInput if not even a unanimous vote certifies, a note if that certifies next to nothing."""
+    made = make_rule(rule, sigma=sigma, n=n, alpha=alpha, **parameters)
+    if rule == "radius":  # refuses radii that are out of reach by itself
+        return made
+    if made.largest_radius <= 0 and rule != "grid":
+        least = {"fixed": fewest_samples(alpha), "two-class": fewest_samples(alpha / 2)}.get(rule)
+        raise BadInput(
+            f"--n {n}: too few samples for --alpha {alpha:g}: even a unanimous vote abstains; "
+            f"use {f'at least --n {least}' if least else 'more'} (100000 is usual)"
+        )
+    if made.largest_radius < 0.1 * sigma:
+        note(
+            f"warning: --n {n} at --alpha {alpha:g} certifies at most {made.largest_radius / sigma:.3f} sigma: nearly every image will abstain"
+        )
+    return made
