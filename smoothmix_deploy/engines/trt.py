@@ -15,6 +15,7 @@ import torch
 from ..artefacts import Artefact
 from ..devices import require_cuda
 from ..errors import BadInput, CheckFailed, Unavailable
+from ..messages import first_line
 from . import trt_bindings
 from .base import EngineInfo, logits_from_host
 
@@ -38,20 +39,32 @@ class TensorRtEngine:
         package = check_plan(artefact)
         trt = trt_bindings.load(package)
         self.device = torch.device("cuda", torch.cuda.current_device())
-        # Runtime, engine and context live as long as this object: TensorRT does not keep them for each other.
+        # Runtime, engine, config and context live as long as this object: not every TensorRT keeps them for each other.
         self._logger = trt_bindings.make_logger(trt)
-        self._runtime = trt.Runtime(self._logger)
+        try:
+            self._runtime = trt.Runtime(self._logger)
+        except TypeError:  # "factory function returned nullptr": the driver is too old for this TensorRT, or not there
+            raise Unavailable(
+                f"engine trt: {package} cannot start ({self._logger.errors() or 'old driver?'})"
+            ) from None
         self._engine = self._runtime.deserialize_cuda_engine(artefact.file.read_bytes())
         if self._engine is None:
             raise CheckFailed(
                 f"{artefact.file}: {package} cannot load it ({self._logger.errors() or 'no reason given'}); "
                 f"rebuild it: {artefact.rebuild_command}"
             )
-        self._context = self._engine.create_execution_context(_runtime_config(trt, self._engine))
+        self._config = _runtime_config(trt, self._engine)
+        self._context = self._engine.create_execution_context(self._config)
+        if self._context is None:
+            raise BadInput(f"{artefact.file}: no room to run it on this GPU ({self._logger.errors()})")
         if self._engine.num_io_tensors != 2:
             raise BadInput(f"{artefact.file}: expected one image input and one output")
         names = {self._engine.get_tensor_mode(n): n for n in map(self._engine.get_tensor_name, range(2))}
+        if len(names) != 2:
+            raise BadInput(f"{artefact.file}: expected one image input and one output")
         self._input, self._output = names[trt.TensorIOMode.INPUT], names[trt.TensorIOMode.OUTPUT]
+        if any(self._engine.get_tensor_dtype(name) != trt.DataType.FLOAT for name in (self._input, self._output)):
+            raise BadInput(f"{artefact.file}: expected float32 input and output")
         shape, most = self._input_shape(artefact)
         batch = batch_size or most
         if batch > most:
@@ -83,11 +96,16 @@ class TensorRtEngine:
 
     def _bind(self, artefact: Artefact) -> torch.Tensor:
         """Fix shapes and addresses; the output buffer."""
-        self._context.set_input_shape(self._input, tuple(self._x.shape))
-        missing = self._context.infer_shapes()
+        rows = len(self._x)
+        if not self._context.set_input_shape(self._input, tuple(self._x.shape)):
+            raise BadInput(f"--batch-size {rows}: the plan {artefact.file} does not take it ({self._logger.errors()})")
+        try:
+            missing = self._context.infer_shapes()
+        except RuntimeError as error:
+            raise BadInput(f"{artefact.file}: TensorRT cannot infer its shapes ({first_line(error)})") from None
         shape = tuple(self._context.get_tensor_shape(self._output))
-        if missing or len(shape) != 2 or shape[0] != len(self._x) or shape[1] < 2:
-            raise BadInput(f"{artefact.file}: its output is {shape}, expected class scores [{len(self._x)}, K]")
+        if missing or len(shape) != 2 or shape[0] != rows or shape[1] < 2:
+            raise BadInput(f"{artefact.file}: its output is {shape}, expected class scores [{rows}, K]")
         logits = torch.zeros(shape, dtype=torch.float32, device=self.device)
         self._context.set_tensor_address(self._input, self._x.data_ptr())
         self._context.set_tensor_address(self._output, logits.data_ptr())
@@ -102,8 +120,13 @@ class TensorRtEngine:
                     raise BadInput(f"{artefact.file}: TensorRT cannot run it ({self._logger.errors()})")
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            self._context.execute_async_v3(self._stream.cuda_stream)
+        try:
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                recorded = self._context.execute_async_v3(self._stream.cuda_stream)
+        except RuntimeError as error:
+            raise BadInput(f"{artefact.file}: cannot be recorded as a CUDA graph ({first_line(error)})") from None
+        if not recorded:  # what was recorded until then would replay without complaint
+            raise BadInput(f"{artefact.file}: cannot be recorded as a CUDA graph ({self._logger.errors()})")
         return graph
 
     def device_logits(self, x_BCHW: torch.Tensor) -> torch.Tensor:
