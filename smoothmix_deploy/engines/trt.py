@@ -2,7 +2,7 @@
 
 A plan is code for one TensorRT and one kind of GPU. What the manifest says of it is checked before a byte is loaded;
 anything foreign is refused with the command that rebuilds it. Input and output are static buffers, the network is one
-CUDA graph on a stream of its own. Knows nothing about votes, noise or certificates.
+CUDA graph, where TensorRT allows it, on a stream of its own. Knows nothing about votes, noise or certificates.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class TensorRtEngine:
 
     def __init__(self, artefact: Artefact, *, batch_size: int | None) -> None:
         package = check_plan(artefact)
+        self._file = artefact.file
         trt = trt_bindings.load(package)
         self.device = torch.device("cuda", torch.cuda.current_device())
         # Runtime, engine, config and context live as long as this object: not every TensorRT keeps them for each other.
@@ -72,7 +73,7 @@ class TensorRtEngine:
         self._stream = torch.cuda.Stream(self.device)
         self._x = torch.zeros((batch, *shape), dtype=torch.float32, device=self.device)
         self._logits = self._bind(artefact)
-        self._graph = self._capture(artefact)
+        self._graph = self._capture()
         self.info = EngineInfo(
             name="trt",
             version=f"{package} {trt.__version__}",
@@ -83,7 +84,7 @@ class TensorRtEngine:
             input_shape=shape,
             num_classes=self._logits.shape[1],
             artefact_sha256=artefact.sha256,
-            options={"tf32": bool((artefact.plan or {}).get("tf32")), "cuda_graph": True},
+            options={"tf32": bool((artefact.plan or {}).get("tf32")), "cuda_graph": self._graph is not None},
         )
 
     def _input_shape(self, artefact: Artefact) -> tuple[tuple[int, int, int], int]:
@@ -111,22 +112,29 @@ class TensorRtEngine:
         self._context.set_tensor_address(self._output, logits.data_ptr())
         return logits
 
-    def _capture(self, artefact: Artefact) -> torch.cuda.CUDAGraph:
-        """Warm up, as kernels are loaded or compiled by the first runs, then record one run."""
+    def _enqueue(self) -> None:
+        if not self._context.execute_async_v3(self._stream.cuda_stream):
+            raise BadInput(f"{self._file}: TensorRT cannot run it ({self._logger.errors() or 'no reason given'})")
+
+    def _capture(self) -> torch.cuda.CUDAGraph | None:
+        """Warm up, as kernels are loaded or compiled by the first runs, then record one run.
+
+        None: TensorRT for RTX says of this plan that it cannot be recorded (it may allocate memory while it runs).
+        """
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
             for _ in range(_WARM_UP_RUNS):
-                if not self._context.execute_async_v3(self._stream.cuda_stream):
-                    raise BadInput(f"{artefact.file}: TensorRT cannot run it ({self._logger.errors()})")
+                self._enqueue()
         self._stream.synchronize()
+        recordable = getattr(self._context, "is_stream_capturable", None)
+        if recordable is not None and not recordable(self._stream.cuda_stream):
+            return None
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                recorded = self._context.execute_async_v3(self._stream.cuda_stream)
+                self._enqueue()  # raises: what was recorded until then would replay without complaint
         except RuntimeError as error:
-            raise BadInput(f"{artefact.file}: cannot be recorded as a CUDA graph ({first_line(error)})") from None
-        if not recorded:  # what was recorded until then would replay without complaint
-            raise BadInput(f"{artefact.file}: cannot be recorded as a CUDA graph ({self._logger.errors()})")
+            raise BadInput(f"{self._file}: cannot be recorded as a CUDA graph ({first_line(error)})") from None
         return graph
 
     def device_logits(self, x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -137,7 +145,10 @@ class TensorRtEngine:
         self._stream.wait_stream(caller)
         with torch.cuda.stream(self._stream):
             self._x.copy_(x_BCHW, non_blocking=True)
-            self._graph.replay()
+            if self._graph is None:
+                self._enqueue()
+            else:
+                self._graph.replay()
         caller.wait_stream(self._stream)
         return self._logits
 
