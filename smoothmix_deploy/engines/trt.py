@@ -57,7 +57,9 @@ class TensorRtEngine:
         self._config = _runtime_config(trt, self._engine)
         self._context = self._engine.create_execution_context(self._config)
         if self._context is None:
-            raise BadInput(f"{artefact.file}: no room to run it on this GPU ({self._logger.errors()})")
+            raise BadInput(
+                f"{artefact.file}: no room to run it on this GPU ({self._logger.errors() or 'no reason given'})"
+            )
         if self._engine.num_io_tensors != 2:
             raise BadInput(f"{artefact.file}: expected one image input and one output")
         names = {self._engine.get_tensor_mode(n): n for n in map(self._engine.get_tensor_name, range(2))}
@@ -99,7 +101,9 @@ class TensorRtEngine:
         """Fix shapes and addresses; the output buffer."""
         rows = len(self._x)
         if not self._context.set_input_shape(self._input, tuple(self._x.shape)):
-            raise BadInput(f"--batch-size {rows}: the plan {artefact.file} does not take it ({self._logger.errors()})")
+            raise BadInput(
+                f"--batch-size {rows}: the plan {artefact.file} does not take it ({self._logger.errors() or 'no reason given'})"
+            )
         try:
             missing = self._context.infer_shapes()
         except RuntimeError as error:
