@@ -19,7 +19,6 @@ __all__ = [
     "EngineInfo",
     "available",
     "candidates",
-    "default_engine",
     "device_votes",
     "on_device",
     "open_engine",
@@ -72,19 +71,6 @@ def candidates(artefact: Artefact, device: str = "auto") -> list[str]:
     ]
 
 
-def default_engine(artefact: Artefact, device: str = "auto") -> str:
-    """The best engine on this machine that runs `artefact`; Unavailable with every reason if there is none."""
-    reasons = []
-    for name in candidates(artefact, device):
-        version, reason = available(name)
-        if version is not None:
-            return name
-        reasons.append(reason)
-    none = f"{artefact.path}: no engine runs this kind of artefact with --device {device}"
-    remedy = "; or use --device cpu" if device == "cuda" else ""
-    raise Unavailable(("; ".join(reasons) or none) + remedy)
-
-
 def open_engine(
     artefact: Artefact,
     name: str | None = None,
@@ -107,22 +93,43 @@ def open_engine(
         raise BadInput(f"--device {device}: must be auto, cpu or cuda")
     if name is not None:
         _check_kind(artefact, name)
-    name = name or default_engine(artefact, device)
+        version, reason = available(name)
+        if version is None:
+            raise Unavailable(reason)
     if batch_size is not None and artefact.max_batch is not None and batch_size > artefact.max_batch:
         raise BadInput(f"--batch-size {batch_size}: {artefact.path} was exported for at most {artefact.max_batch}")
-    version, reason = available(name)
-    if version is None:
-        raise Unavailable(reason)
     if artefact.gated is False:
         raise CheckFailed(
             f"{artefact.file}: was built where it could not run, so it has not passed the parity gate; "
             f"build it on this machine: {artefact.rebuild_command}"
         )
-    engine: Engine = _module(name).open_engine(name, artefact, batch_size=batch_size, device=device, threads=threads)
+    options = {"batch_size": batch_size, "device": device, "threads": threads}
+    engine: Engine
+    if name is not None:
+        engine = _module(name).open_engine(name, artefact, **options)
+    else:
+        engine = _open_best(artefact, device, options)
     names, classes = artefact.class_names, engine.info.num_classes
     if names is not None and len(names) != classes:
         raise BadInput(f"{artefact.described_by}: class_names has {len(names)} names, the model has {classes} classes")
     return engine
+
+
+def _open_best(artefact: Artefact, device: str, options: dict[str, Any]) -> Engine:
+    """The best engine on this machine that runs `artefact`; Unavailable with every reason if there is none."""
+    reasons = []
+    for name in candidates(artefact, device):
+        version, reason = available(name)
+        if version is not None:
+            try:
+                engine: Engine = _module(name).open_engine(name, artefact, **options)
+                return engine
+            except Unavailable as error:  # a library that is missed only when it is needed
+                reason = str(error)
+        reasons.append(reason)
+    none = f"{artefact.path}: no engine runs this kind of artefact with --device {device}"
+    remedy = "; or use --device cpu" if device == "cuda" else ""
+    raise Unavailable(("; ".join(reasons) or none) + remedy)
 
 
 def _check_kind(artefact: Artefact, name: str) -> None:

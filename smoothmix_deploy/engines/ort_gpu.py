@@ -6,7 +6,9 @@ providers refuse to let anything run on the CPU in their place. Knows nothing ab
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
+import importlib
+import io
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,10 @@ import torch
 from ..artefacts import Artefact
 from ..devices import require_cuda
 from ..errors import BadInput, Unavailable
+from ..messages import first_line
 from . import suitable_batch_size
 from .base import EngineInfo, logits_from_host
-from .ort_session import image_input, onnxruntime, open_session, probe
+from .ort_session import image_input, onnxruntime, open_session
 
 RUNS = ("onnx",)
 _PROVIDERS = {"ort-cuda": "CUDAExecutionProvider", "ort-trt": "TensorrtExecutionProvider"}
@@ -41,23 +44,24 @@ class OrtGpuEngine:
     info: EngineInfo
 
     def __init__(self, name: str, artefact: Artefact, *, batch_size: int | None) -> None:
-        ort = self._ort = onnxruntime(name)
+        ort = onnxruntime(name)
+        self._name = name
         self.device = torch.device("cuda", torch.cuda.current_device())
         self._stream = torch.cuda.Stream(self.device)
-        self._plans = tempfile.TemporaryDirectory(prefix="smx-ort-trt-")  # built for this run, never found again
+        _preload(ort, name)
         options = ort.SessionOptions()
         if name == "ort-cuda":  # TensorRT leaves shape arithmetic to others, which the next line would refuse
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         self._session = open_session(artefact.file, options, self._providers(name))
         self._input, shape, batch = image_input(self._session, artefact.file, batch_size)
         batch = batch or suitable_batch_size(shape, artefact, cuda=True)
-        self._output = self._session.get_outputs()[0].name
+        self._output, classes = self._scores(artefact)
         self._x = torch.zeros((batch, *shape), dtype=torch.float32, device=self.device)
-        classes = probe(self._plain_run, (batch, *shape), artefact.file, "ONNX Runtime")
         self._logits = torch.zeros((batch, classes), dtype=torch.float32, device=self.device)
         self._binding = self._bind()
         self._run_options = ort.RunOptions()
         self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")  # streams are waited for
+        self._first_run(artefact)
         self.info = EngineInfo(
             name=name,
             version=str(ort.__version__),
@@ -68,7 +72,8 @@ class OrtGpuEngine:
             input_shape=shape,
             num_classes=classes,
             artefact_sha256=artefact.sha256,
-            options={"tf32": False, "cuda_graph": True},
+            # The TensorRT provider has no switch for TF32, and TensorRT's default is to use it.
+            options={"tf32": name == "ort-trt", "cuda_graph": True},
         )
 
     def _providers(self, name: str) -> list[Any]:
@@ -77,19 +82,33 @@ class OrtGpuEngine:
                 "cudnn_conv_algo_search": "EXHAUSTIVE", "enable_cuda_graph": "1"}  # fmt: skip
         if name == "ort-cuda":
             return [(_PROVIDERS[name], cuda)]
-        tensorrt = {"device_id": str(self.device.index), "user_compute_stream": stream, "trt_cuda_graph_enable": "1",
-                    "trt_engine_cache_enable": "1", "trt_engine_cache_path": self._plans.name}  # fmt: skip
+        tensorrt = {"device_id": str(self.device.index), "user_compute_stream": stream, "trt_cuda_graph_enable": "1"}
         return [(_PROVIDERS[name], tensorrt), ("CUDAExecutionProvider", {**cuda, "enable_cuda_graph": "0"})]
 
-    def _plain_run(self, x_BCHW: np.ndarray) -> Any:
-        """Without graph capture, which wants its buffers bound; to learn the number of classes."""
-        binding = self._session.io_binding()
-        binding.bind_cpu_input(self._input, x_BCHW)
-        binding.bind_output(self._output, "cuda", self.device.index)
-        run_options = self._ort.RunOptions()
-        run_options.add_run_config_entry("gpu_graph_id", "-1")  # no capture of this run
-        self._session.run_with_iobinding(binding, run_options)
-        return binding.copy_outputs_to_cpu()[0]
+    def _scores(self, artefact: Artefact) -> tuple[str, int]:
+        """(name, number of classes) of the output, as the file declares it.
+
+        Not learnt from a run: any run may be the one that is captured (the TensorRT provider does not look at
+        gpu_graph_id), and later ones would then replay on that run's buffers.
+        """
+        output = self._session.get_outputs()[0]
+        shape = output.shape
+        if output.type != "tensor(float)" or len(shape) != 2 or not isinstance(shape[1], int) or shape[1] < 2:
+            raise BadInput(
+                f"{artefact.file}: its output is {output.type}{shape}, expected float32 class scores [batch, K] with "
+                "a fixed K >= 2"
+            )
+        return output.name, shape[1]
+
+    def _first_run(self, artefact: Artefact) -> None:
+        """Warm up and record the graph (ONNX Runtime does both in one call), so that what can fail fails here."""
+        try:
+            self.device_logits(torch.zeros_like(self._x))
+            torch.cuda.synchronize(self.device)
+        except Exception as error:  # see open_session
+            raise BadInput(
+                f"{artefact.file}: ONNX Runtime cannot run a batch of shape {tuple(self._x.shape)} ({first_line(error)})"
+            ) from None
 
     def _bind(self) -> Any:
         binding = self._session.io_binding()
@@ -103,7 +122,7 @@ class OrtGpuEngine:
     def device_logits(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """See `DeviceEngine`. Batches of the engine's own size only."""
         if x_BCHW.shape != self._x.shape:
-            raise BadInput(f"engine {self.info.name} takes batches of {len(self._x)} only, not {len(x_BCHW)}")
+            raise BadInput(f"engine {self._name} takes batches of {len(self._x)} only, not {len(x_BCHW)}")
         caller = torch.cuda.current_stream(self.device)
         self._stream.wait_stream(caller)
         with torch.cuda.stream(self._stream):
@@ -115,6 +134,15 @@ class OrtGpuEngine:
     def logits(self, x_BCHW: np.ndarray) -> np.ndarray:
         """[B, K] of float32 [B, C, H, W]."""
         return logits_from_host(self, x_BCHW)
+
+
+def _preload(ort: Any, name: str) -> None:
+    """Load the libraries that pip put where the dynamic linker does not look; what is missing shows in open_session."""
+    with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+        ort.preload_dlls()  # since 1.21
+    if name == "ort-trt":
+        with contextlib.suppress(Exception):
+            importlib.import_module("tensorrt")  # its libnvinfer.so.10
 
 
 def open_engine(

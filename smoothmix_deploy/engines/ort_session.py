@@ -5,6 +5,7 @@ Knows nothing about devices' memory, votes or noise.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,36 @@ def open_session(file: Path, options: Any, providers: list[Any]) -> Any:
     """A session on the first of `providers`, and on nothing else in its place. BadInput if the file does not load."""
     ort = onnxruntime("ort")
     options.log_severity_level = 4  # problems come back as exceptions; warnings would garble the terminal
+    ort.set_default_logger_severity(4)  # a provider that does not load is said here, not by the session's logger
+    asked = providers[0] if isinstance(providers[0], str) else providers[0][0]
     try:
         session = ort.InferenceSession(str(file), options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions have no common base class of their own
+        _check_provider(ort, asked)
         raise BadInput(f"{file}: ONNX Runtime cannot load it ({first_line(error)})") from None
-    asked = providers[0] if isinstance(providers[0], str) else providers[0][0]
     found = session.get_providers()[0]
     if found != asked:  # what it does on a machine without the libraries: another provider, without a word
+        _check_provider(ort, asked)
         raise Unavailable(f"{file}: ONNX Runtime would run it on {found} instead of {asked}; nothing was run")
     return session
+
+
+def _check_provider(ort: Any, provider: str) -> None:
+    """Unavailable, naming the library that is missing, if a GPU provider does not load: not the file's fault.
+
+    Only after ONNX Runtime itself has tried: loaded before it, a provider finds no host and crashes.
+    """
+    name = provider.removesuffix("ExecutionProvider").lower()
+    library = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{name}.so"
+    if not library.exists():
+        return
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        raise Unavailable(
+            f"ONNX Runtime's {provider} does not load ({first_line(error)}); it needs smoothmix-deploy[gpu]"
+            + (" with tensorrt 10" if name == "tensorrt" else "")
+        ) from None
 
 
 def image_input(session: Any, file: Path, batch_size: int | None) -> tuple[str, tuple[int, int, int], int | None]:

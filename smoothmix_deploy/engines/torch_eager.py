@@ -63,11 +63,15 @@ class TorchEngine:
         )
 
     def _compile(self, shape: tuple[int, ...], cuda: bool) -> None:
-        """Compile for one shape; on a GPU as one CUDA graph. Unavailable where there is no compiler for it."""
+        """Compile for one shape; on a GPU as one CUDA graph. Unavailable where there is no compiler for it.
+
+        There the first run compiles, the second records the graph and the third replays it: all that can fail, here.
+        """
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA is known
         self._model = torch.compile(self._model, dynamic=False, mode="reduce-overhead" if cuda else "default")
         try:
-            self.device_logits(torch.zeros(shape, device=self.device))
+            for _ in range(3 if cuda else 1):
+                self.device_logits(torch.zeros(shape, device=self.device))
         except Exception as error:  # Inductor's errors are many; all mean that this machine cannot compile it
             raise Unavailable(f"engine torch-compile: {first_line(error)}; use --engine torch") from None
 

@@ -2,7 +2,7 @@
 
 A plan is code for one TensorRT and one kind of GPU. What the manifest says of it is checked before a byte is loaded;
 anything foreign is refused with the command that rebuilds it. Input and output are static buffers, the network is one
-CUDA graph on a stream of its own. Knows nothing about votes, noise or certificates.
+CUDA graph, where TensorRT allows it, on a stream of its own. Knows nothing about votes, noise or certificates.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from ..artefacts import Artefact
 from ..devices import require_cuda
 from ..errors import BadInput, CheckFailed, Unavailable
+from ..messages import first_line
 from . import trt_bindings
 from .base import EngineInfo, logits_from_host
 
@@ -36,22 +37,37 @@ class TensorRtEngine:
 
     def __init__(self, artefact: Artefact, *, batch_size: int | None) -> None:
         package = check_plan(artefact)
+        self._file = artefact.file
         trt = trt_bindings.load(package)
         self.device = torch.device("cuda", torch.cuda.current_device())
-        # Runtime, engine and context live as long as this object: TensorRT does not keep them for each other.
+        # Runtime, engine, config and context live as long as this object: not every TensorRT keeps them for each other.
         self._logger = trt_bindings.make_logger(trt)
-        self._runtime = trt.Runtime(self._logger)
+        try:
+            self._runtime = trt.Runtime(self._logger)
+        except TypeError:  # "factory function returned nullptr": the driver is too old for this TensorRT, or not there
+            raise Unavailable(
+                f"engine trt: {package} cannot start ({self._logger.errors() or 'old driver?'})"
+            ) from None
         self._engine = self._runtime.deserialize_cuda_engine(artefact.file.read_bytes())
         if self._engine is None:
             raise CheckFailed(
                 f"{artefact.file}: {package} cannot load it ({self._logger.errors() or 'no reason given'}); "
                 f"rebuild it: {artefact.rebuild_command}"
             )
-        self._context = self._engine.create_execution_context(_runtime_config(trt, self._engine))
+        self._config = _runtime_config(trt, self._engine)
+        self._context = self._engine.create_execution_context(self._config)
+        if self._context is None:
+            raise BadInput(
+                f"{artefact.file}: no room to run it on this GPU ({self._logger.errors() or 'no reason given'})"
+            )
         if self._engine.num_io_tensors != 2:
             raise BadInput(f"{artefact.file}: expected one image input and one output")
         names = {self._engine.get_tensor_mode(n): n for n in map(self._engine.get_tensor_name, range(2))}
+        if len(names) != 2:
+            raise BadInput(f"{artefact.file}: expected one image input and one output")
         self._input, self._output = names[trt.TensorIOMode.INPUT], names[trt.TensorIOMode.OUTPUT]
+        if any(self._engine.get_tensor_dtype(name) != trt.DataType.FLOAT for name in (self._input, self._output)):
+            raise BadInput(f"{artefact.file}: expected float32 input and output")
         shape, most = self._input_shape(artefact)
         batch = batch_size or most
         if batch > most:
@@ -59,7 +75,7 @@ class TensorRtEngine:
         self._stream = torch.cuda.Stream(self.device)
         self._x = torch.zeros((batch, *shape), dtype=torch.float32, device=self.device)
         self._logits = self._bind(artefact)
-        self._graph = self._capture(artefact)
+        self._graph = self._capture()
         self.info = EngineInfo(
             name="trt",
             version=f"{package} {trt.__version__}",
@@ -70,7 +86,7 @@ class TensorRtEngine:
             input_shape=shape,
             num_classes=self._logits.shape[1],
             artefact_sha256=artefact.sha256,
-            options={"tf32": bool((artefact.plan or {}).get("tf32")), "cuda_graph": True},
+            options={"tf32": bool((artefact.plan or {}).get("tf32")), "cuda_graph": self._graph is not None},
         )
 
     def _input_shape(self, artefact: Artefact) -> tuple[tuple[int, int, int], int]:
@@ -83,27 +99,46 @@ class TensorRtEngine:
 
     def _bind(self, artefact: Artefact) -> torch.Tensor:
         """Fix shapes and addresses; the output buffer."""
-        self._context.set_input_shape(self._input, tuple(self._x.shape))
-        missing = self._context.infer_shapes()
+        rows = len(self._x)
+        if not self._context.set_input_shape(self._input, tuple(self._x.shape)):
+            raise BadInput(
+                f"--batch-size {rows}: the plan {artefact.file} does not take it ({self._logger.errors() or 'no reason given'})"
+            )
+        try:
+            missing = self._context.infer_shapes()
+        except RuntimeError as error:
+            raise BadInput(f"{artefact.file}: TensorRT cannot infer its shapes ({first_line(error)})") from None
         shape = tuple(self._context.get_tensor_shape(self._output))
-        if missing or len(shape) != 2 or shape[0] != len(self._x) or shape[1] < 2:
-            raise BadInput(f"{artefact.file}: its output is {shape}, expected class scores [{len(self._x)}, K]")
+        if missing or len(shape) != 2 or shape[0] != rows or shape[1] < 2:
+            raise BadInput(f"{artefact.file}: its output is {shape}, expected class scores [{rows}, K]")
         logits = torch.zeros(shape, dtype=torch.float32, device=self.device)
         self._context.set_tensor_address(self._input, self._x.data_ptr())
         self._context.set_tensor_address(self._output, logits.data_ptr())
         return logits
 
-    def _capture(self, artefact: Artefact) -> torch.cuda.CUDAGraph:
-        """Warm up, as kernels are loaded or compiled by the first runs, then record one run."""
+    def _enqueue(self) -> None:
+        if not self._context.execute_async_v3(self._stream.cuda_stream):
+            raise BadInput(f"{self._file}: TensorRT cannot run it ({self._logger.errors() or 'no reason given'})")
+
+    def _capture(self) -> torch.cuda.CUDAGraph | None:
+        """Warm up, as kernels are loaded or compiled by the first runs, then record one run.
+
+        None: TensorRT for RTX says of this plan that it cannot be recorded (it may allocate memory while it runs).
+        """
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
             for _ in range(_WARM_UP_RUNS):
-                if not self._context.execute_async_v3(self._stream.cuda_stream):
-                    raise BadInput(f"{artefact.file}: TensorRT cannot run it ({self._logger.errors()})")
+                self._enqueue()
         self._stream.synchronize()
+        recordable = getattr(self._context, "is_stream_capturable", None)
+        if recordable is not None and not recordable(self._stream.cuda_stream):
+            return None
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            self._context.execute_async_v3(self._stream.cuda_stream)
+        try:
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                self._enqueue()  # raises: what was recorded until then would replay without complaint
+        except RuntimeError as error:
+            raise BadInput(f"{self._file}: cannot be recorded as a CUDA graph ({first_line(error)})") from None
         return graph
 
     def device_logits(self, x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -114,7 +149,10 @@ class TensorRtEngine:
         self._stream.wait_stream(caller)
         with torch.cuda.stream(self._stream):
             self._x.copy_(x_BCHW, non_blocking=True)
-            self._graph.replay()
+            if self._graph is None:
+                self._enqueue()
+            else:
+                self._graph.replay()
         caller.wait_stream(self._stream)
         return self._logits
 

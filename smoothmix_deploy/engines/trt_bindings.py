@@ -7,6 +7,7 @@ compiles its kernels where it runs. Shared by the engine that runs plans and the
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -49,8 +50,18 @@ def libraries_version(package: str) -> str:
 
 
 def make_logger(trt: Any) -> Any:
-    """A logger that keeps what TensorRT says: `.lines` of (severity, text)."""
+    """A logger that keeps what TensorRT says from now on: `.lines` of (severity, text).
 
+    Always the same object: TensorRT goes on using the first logger of the process, whichever object it is given later,
+    so the first must never be freed.
+    """
+    logger = _only_logger(trt)
+    logger.lines.clear()
+    return logger
+
+
+@cache
+def _only_logger(trt: Any) -> Any:
     class Kept(trt.ILogger):
         def __init__(self) -> None:
             super().__init__()

@@ -18,6 +18,8 @@ from ..errors import BadInput, Unavailable
 RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0", "12.1")
 """What tensorrt_rtx builds for where it sees no GPU (its documentation; its ComputeCapability type)."""
 LAYER_TYPES = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16", "int8": "Int8", "fp8": "FP8"}
+_SAME_TYPES = {"FP32": "Float", "FP16": "Half", "BF16": "BFloat16", "INT8": "Int8", "E4M3": "FP8"}
+_DATATYPE = re.compile(r'Datatype"?: *"?([^",}\]]+)')
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def build_plan(
     out.with_name("layers.txt").write_text(layers, encoding="utf-8")
     facts = PlanFacts(
         package, trt_bindings.libraries_version(package), *_target(package),
-        {"min": least, "opt": max_batch, "max": max_batch}, tf32, dict(Counter(re.findall(r"Datatype:? *\"?(\w+)", layers))),
+        {"min": least, "opt": max_batch, "max": max_batch}, tf32, count_layer_types(layers),
     )  # fmt: skip
     _check_precision(facts, precision)
     return facts
@@ -131,6 +133,17 @@ def _layers(trt: Any, logger: Any, plan: Path) -> str:
             return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
     said = [text for _, text in logger.lines if text.startswith("Layers:")]
     return said[-1].replace("\nName:", "\n\nName:") if said else ""
+
+
+def count_layer_types(layers: str) -> dict[str, int]:
+    """How often TensorRT names each type. It says `Datatype: Half`, `"Format/Datatype": "Half"` or, in older releases,
+    `"Format/Datatype": "Row major linear FP16 format"`."""
+    found: Counter[str] = Counter()
+    for said in _DATATYPE.findall(layers):
+        words = [_SAME_TYPES.get(word, word) for word in said.replace(".", " ").split()]
+        known = [word for word in words if word in LAYER_TYPES.values()]
+        found.update(known[:1] or (words if len(words) == 1 else []))
+    return dict(found)
 
 
 def _check_precision(facts: PlanFacts, precision: str) -> None:
