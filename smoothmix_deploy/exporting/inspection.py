@@ -41,8 +41,6 @@ class InputHints:
 def inspect(artefact: Artefact, model: onnx.ModelProto, hints: InputHints) -> Adapter:
     """Find out what `model` wants. BadInput, with the reason, for what is no image classifier or cannot be known."""
     file = artefact.file
-    if artefact.gated is None:
-        check_in_child(file)  # nobody vouches for it: if it crashes a runtime, let it be another process's
     value = _single_input(model, file)
     assumptions: list[str] = []
     dims = [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim]
@@ -59,6 +57,8 @@ def inspect(artefact: Artefact, model: onnx.ModelProto, hints: InputHints) -> Ad
         std=hints.std, shape=shape, num_classes=0, precision=_precision(model), fixed_batch=dims[0],
         assumptions=assumptions,
     )  # fmt: skip
+    if artefact.gated is None:
+        check_in_child(file)  # nobody vouches for it: if it crashes a runtime, let it be another process's
     return _with_output(draft, artefact, model)
 
 
