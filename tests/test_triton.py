@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from onnx_models import save
 
 import smoothmix_deploy as smx
-from onnx_models import save
 from smoothmix_deploy.exporting.triton_repository import Served, write_repository
 
 config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="tritonclient[grpc] is not installed")
