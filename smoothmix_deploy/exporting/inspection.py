@@ -55,7 +55,7 @@ def inspect(artefact: Artefact, model: onnx.ModelProto, hints: InputHints) -> Ad
     draft = Adapter(
         input=value.name, output="", output_rank=0, layout=layout, element=element, scale=scale, mean=hints.mean,
         std=hints.std, shape=shape, num_classes=0, precision=_precision(model), fixed_batch=dims[0],
-        assumptions=assumptions,
+        rows=dims[0], assumptions=assumptions,
     )  # fmt: skip
     if artefact.gated is None:
         check_in_child(file)  # nobody vouches for it: if it crashes a runtime, let it be another process's
