@@ -116,6 +116,10 @@ def write(path, spec):
     """A model of GOOD or BAD."""
     if spec == "function":
         return local_function(path)
+    if spec == "no-text":
+        model(path, LINEAR, W, inputs=image("rows", 1, 8, 8))
+        path.write_bytes(path.read_bytes().replace(b"rows", b"r\xffws"))
+        return path
     nodes, stored, *rest = spec
     return model(path, nodes, stored, **(rest[0] if rest else {}))
 
@@ -203,6 +207,7 @@ BAD = {
     "mean-nan": ((LINEAR, W), {"mean": [float("nan")]}, "--mean"),
     "range-nan": ((LINEAR, W), {"input_range": float("nan")}, "must be positive"),
     "range-infinite": ((LINEAR, W), {"input_range": float("inf")}, "--input-range"),
+    "names-no-text": ("no-text", {}, "not an ONNX model|no UTF-8 text|cannot load"),
     "layout": ((LINEAR, W), {"layout": "chwn"}, "must be nchw or nhwc"),
     "depends-on-batch": (
         ([node("ReduceMean", "x", "m", axes=[0]), node("Sub", "x m", "c"), node("Flatten", "c", "f"), node("MatMul", "f w", "y")],
