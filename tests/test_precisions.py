@@ -14,6 +14,7 @@ from smoothmix_deploy.engines import available, open_engine
 from smoothmix_deploy.exporting.half_precision import to_half
 from smoothmix_deploy.exporting.inputs import find_images
 from smoothmix_deploy.exporting.inspection import InputHints
+from smoothmix_deploy.exporting.onnx_file import save_onnx
 from smoothmix_deploy.exporting.parity import check_parity
 from smoothmix_deploy.exporting.quantisation import calibration_batches, quantise
 from smoothmix_deploy.exporting.source import open_source
@@ -146,6 +147,26 @@ def test_logits_are_not_rounded(exports):
     engine = open_engine(open_artefact(exports("int8")), batch_size=64)
     x = np.random.default_rng(0).random((64, *engine.info.input_shape), dtype=np.float32)
     assert len(np.unique(engine.logits(x))) > 300
+
+
+def test_fp8_on_onnx_runtime_is_the_file(network, tmp_path):
+    """What the gate compares where no GPU is: ONNX Runtime's optimiser would compute something else."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    files = {}
+    for precision in ("fp32", "fp8"):
+        files[precision] = tmp_path / f"{precision}.onnx"
+        save_onnx(
+            network if precision == "fp32" else quantised(network, "fp8", tmp_path),
+            files[precision],
+            {"precision": precision},
+        )
+    x = find_images_of("test").subset(range(64))
+    x = (
+        np.stack([x.image(i) for i in range(64)])
+        + np.random.default_rng(0).normal(size=(64, 1, 8, 8)).astype(np.float32) / 4
+    )
+    expected, found = (open_engine(open_artefact(f), "ort", batch_size=64).logits(x) for f in files.values())
+    assert np.sqrt(np.square(found - expected).mean()) < 0.1 * expected.std()  # 3 bits of mantissa: about 5 %
 
 
 def test_overflowing_weight_is_refused():
