@@ -296,3 +296,41 @@ def test_damaged_export_is_one_line(digits_export, tmp_path):
         with pytest.raises(smx.BadInput) as caught:
             smx.export(tmp_path / f"{name}.onnx", out=tmp_path / "out", sigma=0.25)
         assert "\n" not in str(caught.value)
+
+
+def test_crash_of_a_runtime_is_an_error(tmp_path, monkeypatch):
+    """A signal in the child that tries a file is one line here."""
+    from smoothmix_deploy.engines import trial
+
+    file = model(tmp_path / "foreign.onnx", LINEAR, W)
+    trial.check_in_child(file)
+    monkeypatch.setattr(trial, "_environment", lambda: {"PYTHONPATH": str(tmp_path)})
+    (tmp_path / "smoothmix_deploy" / "engines").mkdir(parents=True)
+    (tmp_path / "smoothmix_deploy" / "engines" / "trial.py").write_text("import os; os.abort()")
+    with pytest.raises(smx.BadInput, match="crashes ort \\(SIGABRT\\): a damaged or hostile file; refused"):
+        trial.check_in_child(file)
+
+
+@pytest.mark.slow
+def test_what_crashes_openvino_is_refused(digits_export, tmp_path):
+    """Attributes, shapes and edges altered in valid protobuf: some of these end OpenVINO 2026.4's process."""
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    rng, whole = random.Random(0), onnx.load(digits_export / "model.onnx")
+    extremes = [0, -1, 1, 2, 7, -(2**31), 2**31 - 1, 2**63 - 1, 65536]
+    for i in range(60):
+        altered = onnx.ModelProto()
+        altered.CopyFrom(whole)
+        nodes = list(altered.graph.node)
+        if i % 3 == 0:
+            lists = [a for n in nodes for a in n.attribute if a.ints]
+            chosen = rng.choice(lists)
+            chosen.ints[rng.randrange(len(chosen.ints))] = rng.choice(extremes)
+        elif i % 3 == 1:
+            tensor = rng.choice(list(altered.graph.initializer))
+            tensor.dims[rng.randrange(len(tensor.dims))] = rng.choice(extremes)
+        else:
+            rng.choice(nodes).op_type = rng.choice(["Loop", "LSTM", "Scan", "GridSample", "Tile", "Resize", "TopK"])
+        file = tmp_path / f"{i}.onnx"
+        file.write_bytes(altered.SerializeToString())
+        with contextlib.suppress(smx.BadInput):
+            open_engine(open_artefact(file), "openvino", batch_size=8)
