@@ -39,6 +39,11 @@ def open_session(file: Path, options: Any, providers: list[Any]) -> Any:
     except Exception as error:  # onnxruntime's exceptions have no common base class of their own
         _check_provider(ort, asked)
         raise BadInput(f"{file}: ONNX Runtime cannot load it ({first_line(error)})") from None
+    try:
+        for value in (*session.get_inputs(), *session.get_outputs()):
+            value.name, value.type, value.shape  # noqa: B018 - raises where a name is no text
+    except UnicodeDecodeError:
+        raise BadInput(f"{file}: the name of an input or output is no UTF-8 text: a damaged file") from None
     found = session.get_providers()[0]
     if found != asked:  # what it does on a machine without the libraries: another provider, without a word
         _check_provider(ort, asked)

@@ -1,6 +1,6 @@
 """Loads and runs an ONNX file in a child process, so that one that crashes its runtime does not crash ours.
 
-`python -m smoothmix_deploy.engines.trial FILE [ENGINE]` prints a reason and exits 1 if the file cannot be used.
+`python -m smoothmix_deploy.engines.trial FILE ENGINE ROWS` ends well whatever it finds, unless the runtime crashes.
 """
 
 from __future__ import annotations
@@ -17,18 +17,24 @@ from ..errors import BadInput
 _SECONDS = 300
 
 
-def check_in_child(file: Path, engine: str = "ort") -> None:
-    """BadInput if loading `file` on `engine` kills the process that does it, or takes minutes."""
-    command = [sys.executable, "-m", __name__, str(file), engine]
+def check_in_child(file: Path, engine: str = "ort", rows: int = 1) -> None:
+    """BadInput if loading `file` on `engine` for batches of `rows` kills the process that does it, or takes minutes."""
+    command = [sys.executable, "-m", __name__, str(file), engine, str(rows)]
     try:
         found = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False, env=_environment())
     except subprocess.TimeoutExpired:
         raise BadInput(f"{file}: {engine} was not done loading it after {_SECONDS} s; refused") from None
     if found.returncode < 0:
-        with contextlib.suppress(ValueError):
-            name = signal.Signals(-found.returncode).name
-            raise BadInput(f"{file}: loading it crashes {engine} ({name}): a damaged or hostile file; refused")
-        raise BadInput(f"{file}: loading it crashes {engine}; refused")
+        raise BadInput(
+            f"{file}: loading it crashes {engine} ({_signal_name(-found.returncode)}): a damaged or hostile file; refused"
+        )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def _environment() -> dict[str, str]:
@@ -37,17 +43,17 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
 
 
-def _load(file: str, engine: str) -> None:
+def _load(file: str, engine: str, rows: int) -> None:
     """Load and, where the input's shape allows, run on zeros. Errors are not the question: crashes are."""
     import numpy as np
 
     if engine == "openvino":
-        import openvino
+        from dataclasses import replace
 
-        model = openvino.Core().read_model(file)
-        shape = [1 if size.is_dynamic else size.get_length() for size in model.inputs[0].partial_shape]
-        model.reshape({model.inputs[0]: shape})
-        openvino.Core().compile_model(model, "CPU").create_infer_request().infer([np.zeros(shape, np.float32)])
+        from ..artefacts import open_artefact
+        from .openvino import OpenVinoEngine
+
+        OpenVinoEngine(replace(open_artefact(file), gated=True), batch_size=rows, threads=None)
         return
     import onnxruntime
 
@@ -64,4 +70,4 @@ def _load(file: str, engine: str) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(Exception):
-        _load(sys.argv[1], sys.argv[2])
+        _load(sys.argv[1], sys.argv[2], int(sys.argv[3]))

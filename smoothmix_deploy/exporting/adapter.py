@@ -43,6 +43,9 @@ class Adapter:
     num_classes: int
     precision: str
     fixed_batch: int | None
+    """The only batch size that the graph with our input and output takes; None: any."""
+    rows: int | None
+    """The only one that the file as it came takes: it may be written in its input's shape and nowhere else."""
     assumptions: list[str] = field(default_factory=list)
 
     @property
@@ -134,19 +137,21 @@ class AdaptedEngine:
         self._adapter = adapter
         self.info = EngineInfo(
             name="ort", version=str(ort.__version__), device="cpu", precision=artefact.precision or adapter.precision,
-            batch_size=adapter.fixed_batch or batch_size, threads=None, input_shape=adapter.shape,
+            batch_size=adapter.rows or batch_size, threads=None, input_shape=adapter.shape,
             num_classes=adapter.num_classes, artefact_sha256=artefact.sha256,
         )  # fmt: skip
 
     def logits(self, x_BCHW: np.ndarray) -> np.ndarray:
-        """[B, K] of float32 [B, C, H, W]; in batches of one where the file takes no others."""
-        size = self._adapter.fixed_batch or len(x_BCHW)
-        prepared = self._adapter.prepare(x_BCHW)
+        """[B, K] of float32 [B, C, H, W]; in the file's own batches where it takes no others."""
+        size = self._adapter.rows or len(x_BCHW)
+        filled = np.resize(x_BCHW, (-(-len(x_BCHW) // size) * size, *x_BCHW.shape[1:]))  # repeats rows to fill the last
+        prepared = self._adapter.prepare(filled)
         found = [
             self._session.run([self._adapter.output], {self._adapter.input: prepared[i : i + size]})[0]
             for i in range(0, len(prepared), size)
         ]
-        return np.concatenate(found).reshape(len(x_BCHW), -1).astype(np.float32)
+        scores = np.concatenate(found).reshape(len(filled), -1).astype(np.float32)
+        return scores[: len(x_BCHW)]
 
 
 def _prefix_names(graph: onnx.GraphProto, prefix: str) -> None:

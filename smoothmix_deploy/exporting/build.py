@@ -73,7 +73,7 @@ def build(
 
         images, described = calibration()
         batches = calibration_batches(images, wanted.sigma, samples, key)
-        model = quantise(model, wanted.precision, batches, work)
+        model = quantise(model, wanted.precision, batches, work, tensorrt=wanted.format == "trt")
         record["calibration"] = {"images": described, "samples": samples, "sigma": wanted.sigma, "key": key}
     metadata = {
         "precision": wanted.precision, "sigma": wanted.sigma, "class_names": facts.class_names,

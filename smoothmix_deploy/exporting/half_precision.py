@@ -33,13 +33,11 @@ def to_half(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     del copied.graph.value_info[:]
-    fixed = {
-        node.input[i]
-        for node in _nodes(copied.graph)
-        for i in _STAY_FLOAT.get(node.op_type, ())
-        if i < len(node.input) and node.input[i]
-    }
-    changed = sum(_convert_graph(graph, target, fixed) for graph in _graphs(copied.graph))
+    stay = _fixed_constants(copied.graph)
+    changed = sum(_convert_graph(graph, target, stay) for graph in _graphs(copied.graph))
+    _cast_fixed_inputs(copied.graph, stay)
+    for inner in list(_graphs(copied.graph))[1:]:
+        _declare(inner, target)
     if not changed:
         raise BadInput(f"--precision {precision}: the network has no float32 weights to convert")
     _cast_ends(copied.graph, target)
@@ -75,6 +73,48 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         yield from part.node
 
 
+def _fixed_constants(model: onnx.GraphProto) -> set[str]:
+    """Constants that nothing uses but inputs that have to be float32: they stay as they are.
+
+    They are not cast there and back: a third is no float16, and builders want to see the scales of a Resize.
+    """
+    constants = {tensor.name for graph in _graphs(model) for tensor in graph.initializer}
+    constants |= {node.output[0] for node in _nodes(model) if node.op_type == "Constant"}
+    otherwise = {
+        name
+        for node in _nodes(model)
+        for i, name in enumerate(node.input)
+        if i not in _STAY_FLOAT.get(node.op_type, ())
+    }
+    return constants - otherwise
+
+
+def _cast_fixed_inputs(model: onnx.GraphProto, stay: set[str]) -> None:
+    """Casts to float32 before all other inputs that have to be: computed ones, and constants with several uses."""
+    taken = _names(model)
+    for graph in _graphs(model):
+        for position, node in reversed(list(enumerate(graph.node))):
+            for i in _STAY_FLOAT.get(node.op_type, ()):
+                name = node.input[i] if i < len(node.input) else ""
+                if name and name not in stay:
+                    node.input[i] = _unused(f"{name}_float", taken)
+                    graph.node.insert(position, helper.make_node("Cast", [name], [node.input[i]], to=TensorProto.FLOAT))
+
+
+def _names(graph: onnx.GraphProto) -> set[str]:
+    """All names of values, nested graphs' too."""
+    values = {value.name for part in _graphs(graph) for value in (*part.input, *part.output, *part.initializer)}
+    return values | {name for node in _nodes(graph) for name in (*node.input, *node.output)}
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """`name`, or the first like it that no value has; it is taken from now on."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
 def _convert_graph(graph: onnx.GraphProto, target: int, fixed: set[str]) -> int:
     """Stored tensors and type attributes of one graph; how many tensors changed."""
     changed = 0
@@ -90,6 +130,14 @@ def _convert_graph(graph: onnx.GraphProto, target: int, fixed: set[str]) -> int:
             if attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT:
                 attribute.i = target
     return changed
+
+
+def _declare(graph: onnx.GraphProto, target: int) -> None:
+    """What a nested graph says of its own values' types."""
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = target
 
 
 def _constant_as_tensor(node: onnx.NodeProto) -> None:
@@ -120,15 +168,16 @@ def _convert_tensor(tensor: onnx.TensorProto, target: int) -> int:
 def _cast_ends(graph: onnx.GraphProto, target: int) -> None:
     """Float32 at the graph's inputs and outputs, casts inside."""
     stored = {tensor.name for tensor in graph.initializer}
+    taken = _names(graph)
     before, after = [], []
     for value in graph.input:
         if value.name not in stored and value.type.tensor_type.elem_type == TensorProto.FLOAT:
-            inside = f"{value.name}_cast"
+            inside = _unused(f"{value.name}_cast", taken)
             _rename(graph, value.name, inside)
             before.append(helper.make_node("Cast", [value.name], [inside], f"{value.name}_in", to=target))
     for value in graph.output:
         if value.type.tensor_type.elem_type == TensorProto.FLOAT:
-            inside = f"{value.name}_half"
+            inside = _unused(f"{value.name}_half", taken)
             _rename(graph, value.name, inside)
             after.append(helper.make_node("Cast", [inside], [value.name], f"{value.name}_out", to=TensorProto.FLOAT))
     nodes = [*before, *graph.node, *after]

@@ -5,6 +5,7 @@ What the file does not say is taken from the user's hints, or assumed aloud. Kno
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,8 @@ from .adapter import ELEMENTS, Adapter
 from .onnx_file import INPUT
 
 _CHANNELS = (1, 3)
+_MOST_NUMBERS = 1 << 26
+"""Of an image: 4,700 x 4,700 in colour. A flipped bit in a dimension asks for all memory otherwise."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,6 @@ class InputHints:
 def inspect(artefact: Artefact, model: onnx.ModelProto, hints: InputHints) -> Adapter:
     """Find out what `model` wants. BadInput, with the reason, for what is no image classifier or cannot be known."""
     file = artefact.file
-    if artefact.gated is None:
-        check_in_child(file)  # nobody vouches for it: if it crashes a runtime, let it be another process's
     value = _single_input(model, file)
     assumptions: list[str] = []
     dims = [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim]
@@ -54,11 +55,16 @@ def inspect(artefact: Artefact, model: onnx.ModelProto, hints: InputHints) -> Ad
     for name, values in (("--mean", hints.mean), ("--std", hints.std)):
         if values is not None and len(values) != shape[0]:
             raise BadInput(f"{name}: {len(values)} values for the {shape[0]} channels of {file}")
+        if values is not None and not (np.isfinite(values).all() and (name == "--mean" or min(values) > 0)):
+            wanted = "finite" if name == "--mean" else "positive and finite"
+            raise BadInput(f"{name} {','.join(map(str, values))}: must be {wanted} numbers")
     draft = Adapter(
         input=value.name, output="", output_rank=0, layout=layout, element=element, scale=scale, mean=hints.mean,
         std=hints.std, shape=shape, num_classes=0, precision=_precision(model), fixed_batch=dims[0],
-        assumptions=assumptions,
+        rows=dims[0], assumptions=assumptions,
     )  # fmt: skip
+    if artefact.gated is None:
+        check_in_child(file)  # nobody vouches for it: if it crashes a runtime, let it be another process's
     return _with_output(draft, artefact, model)
 
 
@@ -103,6 +109,8 @@ def _shape(dims: list[int | None], layout: str, hints: InputHints, file: Any) ->
         raise BadInput(
             f"{file}: leaves its image size open ({said} for C, H, W); say it with --input-shape, e.g. 3,224,224"
         )
+    if math.prod(int(size or 0) for size in shape) > _MOST_NUMBERS:
+        raise BadInput(f"{file}: takes images of {shape} (C, H, W): more than any classifier's; a damaged file?")
     if hints.input_shape is not None and list(hints.input_shape) != shape:
         raise BadInput(f"--input-shape {','.join(map(str, hints.input_shape))}: {file} takes {shape}")
     return (int(shape[0] or 0), int(shape[1] or 0), int(shape[2] or 0))
@@ -113,7 +121,7 @@ def _scale(
 ) -> float:
     """What our [0, 1] is multiplied by."""
     if hints.input_range is not None:
-        if not hints.input_range > 0:
+        if not 0 < hints.input_range < np.inf:
             raise BadInput(f"--input-range {hints.input_range}: must be positive, e.g. 1 or 255")
         return hints.input_range
     if ours or hints.mean is not None:

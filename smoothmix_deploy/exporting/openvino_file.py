@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..engines.trial import check_in_child
 from ..errors import BadInput, Unavailable
 from ..messages import first_line
 
@@ -16,6 +17,7 @@ def build_openvino(onnx_file: Path, out: Path) -> None:
         raise Unavailable(
             f"--format openvino: openvino cannot be imported ({first_line(error)}); install smoothmix-deploy[openvino]"
         ) from None
+    check_in_child(onnx_file, "openvino")  # what others wrote may crash it, even if ONNX Runtime takes it
     try:
         openvino.save_model(openvino.convert_model(str(onnx_file)), str(out), compress_to_fp16=False)
     except Exception as error:  # its exceptions have no common base class of their own

@@ -1,8 +1,9 @@
 """int8 and fp8: Q/DQ nodes round convolutions and matrix products, calibrated on noisy images.
 
-Noisy, because that is what the deployed network sees: ranges measured on clean images would clip it. Symmetric and per
-channel, with biases left in float32: the one form that ONNX Runtime, OpenVINO and TensorRT all take. Knows nothing of
-engines; ONNX Runtime's quantiser does the work.
+Noisy, because that is what the deployed network sees: ranges measured on clean images would clip it. Weights are signed,
+symmetric and per channel. For TensorRT so are activations, and biases stay float32: it takes nothing else. The CPU's
+runtimes are several times faster, and more accurate, with unsigned activations and integer biases, which let a ReLU vanish
+into the rounding (docs/decisions.md). Knows nothing of engines; ONNX Runtime's quantiser does the work.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from ..noise.gaussian import GaussianNoise, Stream
 from .half_precision import with_opset
 
 OPERATORS = ["Conv", "Gemm", "MatMul"]
+_ALL_ROUNDED = 3
+"""Networks of no more products than this have all of them rounded; others keep the first and the last in float32."""
 _BATCH = 64
 
 
@@ -43,8 +46,10 @@ def calibration_batches(images: ImageSet, sigma: float, samples: int, key: str) 
         yield batch
 
 
-def quantise(model: onnx.ModelProto, precision: str, batches: Iterator[np.ndarray], folder: Path) -> onnx.ModelProto:
-    """`model` (float32, one image input) with Q/DQ in `precision`, int8 or fp8. Scratch files go to `folder`.
+def quantise(
+    model: onnx.ModelProto, precision: str, batches: Iterator[np.ndarray], folder: Path, *, tensorrt: bool
+) -> onnx.ModelProto:
+    """`model` (float32, one image input) with Q/DQ in `precision`, int8 or (for TensorRT) fp8. Scratch goes to `folder`.
 
     Raises BadInput (nothing to quantise, or the quantiser fails) or Unavailable (no onnxruntime).
     """
@@ -56,8 +61,8 @@ def quantise(model: onnx.ModelProto, precision: str, batches: Iterator[np.ndarra
         ) from None
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    int8 = quantization.QuantType.QInt8
-    extra = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
+    types = quantization.QuantType
+    extra = {"ActivationSymmetric": tensorrt, "WeightSymmetric": True, "QuantizeBias": not tensorrt}
     extra["AddQDQPairToWeight"] = precision == "fp8"  # keeps float weights, which can still be rounded otherwise
     with tempfile.TemporaryDirectory(dir=folder) as work, _quiet():
         plain, prepared, done = (str(Path(work) / f"{name}.onnx") for name in ("plain", "prepared", "done"))
@@ -67,8 +72,8 @@ def quantise(model: onnx.ModelProto, precision: str, batches: Iterator[np.ndarra
             quantization.quantize_static(
                 prepared, done, _reader(quantization, model.graph.input[0].name, batches),
                 quant_format=quantization.QuantFormat.QDQ, op_types_to_quantize=OPERATORS, per_channel=True,
-                activation_type=int8, weight_type=int8, calibrate_method=quantization.CalibrationMethod.MinMax,
-                extra_options=extra,
+                activation_type=types.QInt8 if tensorrt else types.QUInt8, weight_type=types.QInt8, calibrate_method=quantization.CalibrationMethod.MinMax,
+                nodes_to_exclude=_ends(onnx.load(prepared).graph), extra_options=extra,
             )  # fmt: skip
             quantised = onnx.load(done)
         except Exception as error:  # the quantiser raises whatever its many parts raise
@@ -81,6 +86,12 @@ def quantise(model: onnx.ModelProto, precision: str, batches: Iterator[np.ndarra
         quantised = with_opset(quantised, 19)  # the first whose Q/DQ know fp8
     _drop_unused(quantised.graph)
     return quantised
+
+
+def _ends(graph: onnx.GraphProto) -> list[str]:
+    """The first and the last product: little of the work, most of the damage."""
+    names = [node.name for node in graph.node if node.op_type in OPERATORS]
+    return [name for name in (names[0], names[-1]) if name] if len(names) > _ALL_ROUNDED else []
 
 
 def _reader(quantization: Any, name: str, batches: Iterator[np.ndarray]) -> Any:

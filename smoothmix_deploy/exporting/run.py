@@ -166,10 +166,11 @@ class _Gate:
     ) -> tuple[ParityReport, Engine]:
         facts = self.source.facts
         kind = {".onnx": "onnx", ".plan": "plan", ".xml": "openvino"}[file.suffix]
-        # `gated` is what is being found out; the file is ours, so nobody needs to protect us from it
+        # `gated` is what is being found out; None where the graph is a stranger's, whom engines protect us from
+        stranger = self.source.artefact.kind == "onnx" and self.source.artefact.gated is None
         artefact = Artefact(
             path=file, kind=kind, file=file, sha256=_digest(file), described_by=file, precision=self.wanted.precision,
-            max_batch=max_batch, class_names=facts.class_names, plan=plan, gated=True,
+            max_batch=max_batch, class_names=facts.class_names, plan=plan, gated=None if stranger else True,
         )  # fmt: skip
         candidate = _engine_for(artefact, engine, self.device, facts.fixed_batch)
         report = check_parity(
