@@ -216,6 +216,9 @@ def _load_onnx(path: Path) -> Any:
         raise BadInput(
             f"{path}: not an ONNX model, or a damaged one ({type(error).__name__}: {first_line(error)})"
         ) from None
+    broken = next((text for text in _texts(model) if isinstance(text, bytes)), None)
+    if broken is not None:
+        raise BadInput(f"{path}: a name in it is no UTF-8 text ({ascii(broken)[1:60]}): a damaged file")
     for tensor in _tensors(model.graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "?")
@@ -224,6 +227,19 @@ def _load_onnx(path: Path) -> Any:
                 "save it with all weights inside"
             )
     return model
+
+
+def _texts(message: Any) -> Iterator[Any]:
+    """All strings of a protobuf message; those that are no UTF-8 come as bytes, and break whoever joins them to others."""
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_MESSAGE, field.TYPE_STRING):
+            continue
+        values = [value] if isinstance(value, (str, bytes)) or hasattr(value, "ListFields") else value
+        for item in values:
+            if field.type == field.TYPE_STRING:
+                yield item
+            else:
+                yield from _texts(item)
 
 
 def _tensors(graph: Any) -> Iterator[Any]:

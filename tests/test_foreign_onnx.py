@@ -120,6 +120,10 @@ def write(path, spec):
         model(path, LINEAR, W, inputs=image("rows", 1, 8, 8))
         path.write_bytes(path.read_bytes().replace(b"rows", b"r\xffws"))
         return path
+    if spec == "node-no-text":
+        model(path, [helper.make_node("Flatten", ["x"], ["flat"], "named"), LINEAR[1]], W)
+        path.write_bytes(path.read_bytes().replace(b"named", b"n\xffmed"))
+        return path
     nodes, stored, *rest = spec
     return model(path, nodes, stored, **(rest[0] if rest else {}))
 
@@ -208,6 +212,7 @@ BAD = {
     "range-nan": ((LINEAR, W), {"input_range": float("nan")}, "must be positive"),
     "range-infinite": ((LINEAR, W), {"input_range": float("inf")}, "--input-range"),
     "names-no-text": ("no-text", {}, "not an ONNX model|no UTF-8 text|cannot load"),
+    "node-name-no-text": ("node-no-text", {}, "no UTF-8 text"),
     "layout": ((LINEAR, W), {"layout": "chwn"}, "must be nchw or nhwc"),
     "depends-on-batch": (
         ([node("ReduceMean", "x", "m", axes=[0]), node("Sub", "x m", "c"), node("Flatten", "c", "f"), node("MatMul", "f w", "y")],
@@ -304,10 +309,15 @@ def test_crash_of_a_runtime_is_an_error(tmp_path, monkeypatch):
 
     file = model(tmp_path / "foreign.onnx", LINEAR, W)
     trial.check_in_child(file)
-    monkeypatch.setattr(trial, "_environment", lambda: {"PYTHONPATH": str(tmp_path)})
-    (tmp_path / "smoothmix_deploy" / "engines").mkdir(parents=True)
-    (tmp_path / "smoothmix_deploy" / "engines" / "trial.py").write_text("import os; os.abort()")
+    crashing = tmp_path / "python"
+    crashing.write_text("#!/bin/sh\nkill -ABRT $$\n")
+    crashing.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(crashing))
     with pytest.raises(smx.BadInput, match="crashes ort \\(SIGABRT\\): a damaged or hostile file; refused"):
+        trial.check_in_child(file)
+    crashing.write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(trial, "_SECONDS", 1)
+    with pytest.raises(smx.BadInput, match="not done loading it after 1 s"):
         trial.check_in_child(file)
 
 

@@ -300,6 +300,9 @@ def odd_graphs():
             helper.make_node("Mul", ["x", "w"], ["x_cast"]), helper.make_node("Identity", ["x_cast"], ["y_half"]),
             helper.make_node("Identity", ["y_half"], ["y"]),
         ], [("w", one)]),
+        "hard-swish": ([
+            helper.make_node("Mul", ["x", "w"], ["h"]), helper.make_node("HardSwish", ["h"], ["y"]),
+        ], [("w", one * 2)]),
         "random": ([
             helper.make_node("EyeLike", ["m"], ["e"], dtype=TensorProto.FLOAT),
             helper.make_node("MatMul", ["x", "e"], ["y"]),

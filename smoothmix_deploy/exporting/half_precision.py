@@ -33,6 +33,8 @@ def to_half(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     del copied.graph.value_info[:]
+    for graph in _graphs(copied.graph):
+        _spell_out_hard_swish(graph)
     stay = _fixed_constants(copied.graph)
     changed = sum(_convert_graph(graph, target, stay) for graph in _graphs(copied.graph))
     _cast_fixed_inputs(copied.graph, stay)
@@ -71,6 +73,16 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     for part in _graphs(graph):
         yield from part.node
+
+
+def _spell_out_hard_swish(graph: onnx.GraphProto) -> None:
+    """x * HardSigmoid(x), which is what the standard says it is: TensorRT takes HardSwish in fp16, but not in bf16."""
+    for position, node in reversed(list(enumerate(graph.node))):
+        if node.op_type == "HardSwish":
+            x, y = node.input[0], node.output[0]
+            gate = helper.make_node("HardSigmoid", [x], [f"{y}_gate"], f"{node.name}_gate", alpha=1 / 6, beta=0.5)
+            node.CopyFrom(helper.make_node("Mul", [x, f"{y}_gate"], [y], node.name))
+            graph.node.insert(position, gate)
 
 
 def _fixed_constants(model: onnx.GraphProto) -> set[str]:
