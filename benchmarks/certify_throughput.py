@@ -4,8 +4,8 @@
 
 For LeNet (28 x 28) and ResNet-20 (32 x 32) with untrained weights (speed does not depend on them):
 
-- raw: an ONNX Runtime session alone, on one prepared batch, at the batch size and thread setting (spinning or not)
-  where it is fastest;
+- raw: an ONNX Runtime session alone, on one prepared batch, at the batch size and thread setting where it is fastest: one
+  call at a time on all cores, spinning or not, or one call on each core at a time;
 - certify: `certification.sampler.run` on the exported file, noise, votes and counting included, at its default batch;
 - reference: the loop of the public implementations (PyTorch in eager mode, one image at a time, batches of 1,000, noise
   by torch.randn_like, votes counted one by one in Python), written here after the published algorithm.
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -38,6 +39,7 @@ from smoothmix_deploy.certification.sampler import run
 from smoothmix_deploy.certification.scheduler import Scheduler
 from smoothmix_deploy.data import InMemorySet
 from smoothmix_deploy.engines import open_engine
+from smoothmix_deploy.engines.base import usable_cores
 from smoothmix_deploy.exporting.onnx_file import write_onnx
 from smoothmix_deploy.files import write_json, write_text
 from smoothmix_deploy.models.build import build_model
@@ -45,6 +47,7 @@ from smoothmix_deploy.rules.fixed import FixedRule
 
 NETWORKS = {"lenet": (1, 28, 28), "cifar-resnet20": (3, 32, 32)}
 SIGMA, N0 = 0.5, 100
+THREADS = ("spinning", "no spinning", "a call a core")
 
 
 def reference_certify(model: torch.nn.Module, x: torch.Tensor, n: int, batch_size: int) -> np.ndarray:
@@ -77,13 +80,21 @@ def rate(function, samples_per_call: int, seconds: float) -> float:
     return calls * samples_per_call / (time.perf_counter() - begin)
 
 
-def prepared(path: Path, shape: tuple[int, int, int], size: int, spinning: bool):
-    """A raw session on one prepared batch, as a function without arguments."""
+def prepared(path: Path, shape: tuple[int, int, int], size: int, threads: str):
+    """A raw session on one prepared batch: a function that runs it for some seconds and gives samples/s."""
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(threads != "no spinning")))
+    calls = usable_cores() if threads == "a call a core" else 1
+    options.intra_op_num_threads = 1 if calls > 1 else 0
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     x = np.random.default_rng(0).random((size, *shape), dtype=np.float32)
-    return partial(session.run, None, {session.get_inputs()[0].name: x})
+    call = partial(session.run, None, {session.get_inputs()[0].name: x})
+
+    def run_for(seconds: float) -> float:
+        with ThreadPoolExecutor(calls) as pool:
+            return sum(pool.map(lambda _: rate(call, size, seconds), range(calls)))
+
+    return run_for
 
 
 def measure(arch: str, shape: tuple[int, int, int], rounds: int, seconds: float, work: Path) -> dict:
@@ -95,22 +106,22 @@ def measure(arch: str, shape: tuple[int, int, int], rounds: int, seconds: float,
     artefact = open_artefact(path)
     rng = np.random.default_rng(0)
     images = InMemorySet("random", "test", rng.random((16, *shape[1:], shape[0]), dtype=np.float32), np.arange(16) % 10)
-    settings = [(size, spinning) for spinning in (False, True) for size in (32, 64, 128, 256, 512, 1000)]
+    settings = [(size, threads) for threads in THREADS for size in (32, 64, 128, 256, 512, 1000)]
     sessions = {setting: prepared(path, shape, *setting) for setting in settings}
-    tried: dict[tuple[int, bool], list[float]] = {setting: [] for setting in settings}
+    tried: dict[tuple[int, str], list[float]] = {setting: [] for setting in settings}
     for _ in range(3):
         for setting, session in sessions.items():
-            tried[setting].append(rate(session, setting[0], 0.3))
+            tried[setting].append(session(0.3))
     medians = {setting: float(np.median(rates)) for setting, rates in tried.items()}
-    best, best_spinning = max(medians, key=medians.__getitem__)
-    raw_session = sessions[best, best_spinning]
+    best, best_threads = max(medians, key=medians.__getitem__)
+    raw_session = sessions[best, best_threads]
     engine = open_engine(artefact, "ort")
     x = torch.from_numpy(images.image(0))
-    n_reference = 1000 * max(1, round(seconds * medians[best, best_spinning] / 4 / 1000))
-    n = max(1000, int(medians[best, best_spinning] * seconds / 8))  # about 8 images a round
+    n_reference = 1000 * max(1, round(seconds * medians[best, best_threads] / 4 / 1000))
+    n = max(1000, int(medians[best, best_threads] * seconds / 8))  # about 8 images a round
     results = []
     for _ in range(rounds):
-        raw = rate(raw_session, best, seconds)
+        raw = raw_session(seconds)
         ours = rate(lambda: certify(engine, images, n, 8), 8 * (n + N0), seconds)
         reference = rate(lambda: reference_certify(model, x, n_reference, 1000), n_reference, seconds)
         results.append({"raw": raw, "certify": ours, "reference": reference})
@@ -121,10 +132,10 @@ def measure(arch: str, shape: tuple[int, int, int], rounds: int, seconds: float,
     median = {name: float(np.median([r[name] for r in results])) for name in results[0]}
     return {
         "raw_tried": [
-            {"batch_size": size, "spinning": spinning, "samples_per_second": value}
-            for (size, spinning), value in medians.items()
+            {"batch_size": size, "threads": threads, "samples_per_second": value}
+            for (size, threads), value in medians.items()
         ],
-        "best_spinning": best_spinning,
+        "best_threads": best_threads,
         "best_batch": best,
         "certify_batch": engine.info.batch_size,
         "rounds": results,
@@ -144,6 +155,7 @@ from smoothmix_deploy.certification.sampler import run
 from smoothmix_deploy.certification.scheduler import Scheduler
 from smoothmix_deploy.data import InMemorySet
 from smoothmix_deploy.engines import open_engine
+from smoothmix_deploy.engines.base import usable_cores
 from smoothmix_deploy.rules.fixed import FixedRule
 images = InMemorySet("grey", "test", np.full((1, 28, 28, 1), 0.5, np.float32), np.zeros(1, int))
 s = Scheduler([0], FixedRule(0.5, {n}, 0.001), 100, 10)
@@ -176,7 +188,7 @@ def main() -> None:
     for name, r in results.items():
         m = r["median"]
         lines.append(
-            f"| {name} | {m['raw']:,.0f} (batch {r['best_batch']}) | {m['certify']:,.0f} (batch {r['certify_batch']}) "
+            f"| {name} | {m['raw']:,.0f} (batch {r['best_batch']}, {r['best_threads']}) | {m['certify']:,.0f} (batch {r['certify_batch']}) "
             f"| {m['reference']:,.0f} | {r['certify_over_raw']:.2f} | {r['certify_over_reference']:.1f} |"
         )
     lines += ["", "Samples/s; medians of " + str(arguments.rounds) + " rounds, ratios within a round."]

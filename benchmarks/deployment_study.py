@@ -29,7 +29,7 @@ import torch
 import smoothmix_deploy as smx
 from smoothmix_deploy.artefacts import open_artefact
 from smoothmix_deploy.benchmarking.environment import environment
-from smoothmix_deploy.benchmarking.run import end_to_end_rate, raw_call
+from smoothmix_deploy.benchmarking.run import end_to_end_rate, raw_call, raw_rate
 from smoothmix_deploy.benchmarking.timing import time_calls
 from smoothmix_deploy.engines import available, candidates, open_engine
 from smoothmix_deploy.errors import SmxError
@@ -155,13 +155,12 @@ def measure(study: Study, arch: str, artefact: Path, name: str, size: int, secon
     opened = open_artefact(artefact)
     engine_file = opened.file.name
     engine = open_engine(opened, name, batch_size=size, device=device)
-    call = raw_call(engine)
-    first = time_calls(call, seconds / 3)
-    rough = 1e3 * size / float(first.times_ms.mean())
+    single = open_engine(opened, name, batch_size=size, device=device, low_latency=True)
+    first = time_calls(raw_call(single), seconds / 3)
+    rough = raw_rate(engine, seconds / 3)
     pairs = []
     for _ in range(3):
-        timing = time_calls(call, seconds / 3)
-        raw = 1e3 * size / float(timing.times_ms.mean())
+        raw = raw_rate(engine, seconds / 3)
         pairs.append((raw, end_to_end_rate(engine, rough, seconds / 3)))
     raw, end = (float(np.median([pair[i] for pair in pairs])) for i in (0, 1))
     study.rows.append({

@@ -53,7 +53,9 @@ class Predictor:
         opened = open_artefact(artefact)
         self._sigma, self._n0 = resolve_sigma(sigma, opened), n0
         parameters = parameters_from_options(rule, radius=radius, grid=grid, tolerance=tolerance)
-        self._engine = open_engine(opened, engine, batch_size=batch_size, device=device, threads=threads)
+        self._engine = open_engine(
+            opened, engine, batch_size=batch_size, device=device, threads=threads, low_latency=True
+        )
         info = self._engine.info
         parameters |= noise_parameters(noise, self._sigma, info.input_shape)
         self._rule, self._noise = make_checked_rule(rule, parameters, self._sigma, n, n0, alpha, note), noise

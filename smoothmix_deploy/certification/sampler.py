@@ -1,20 +1,25 @@
 """The Monte Carlo loop: noise into fixed-shape batches, batches through the engine, votes to the scheduler.
 
-While the engine works on one buffer of a few batches, a thread fills the next. Memory is two buffers and the images in
-flight, whatever n and the size of the data set. Knows nothing about files.
+Worker threads each take a buffer of a few batches, fill it with noisy images, run it and count its votes; nobody waits
+for anybody but at the end. As many of them run the engine at a time as it has workers; while one does, another makes
+noise. Memory is a few buffers and the images in flight, whatever n and the size of the data set. Knows nothing about
+files.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from threading import Semaphore
 
 import numpy as np
 
 from ..data import ImageSet
-from ..engines import Engine, on_device, votes
+from ..engines import Engine, concurrent_calls, on_device, votes
 from ..noise.source import make_noise
 from .scheduler import Scheduler, Segment
 
@@ -55,8 +60,8 @@ def run(
 
     On a GPU, noise is made there: `compiled` False spares a short run the compiler's seconds.
 
-    Two buffers in turn: the engine reads one while the other is filled. They hold several batches where batches are
-    small: engines like batches that fit their caches, threads like to be left alone for some milliseconds.
+    Buffers hold several batches where batches are small: engines like batches that fit their caches, threads like to be
+    left alone for some milliseconds.
     """
     device = on_device(engine)
     if device is not None and device.device.type == "cuda":
@@ -66,39 +71,50 @@ def run(
             device, images, scheduler, sigma=sigma, key=key, noise=noise, after_batch=after_batch, compiled=compiled
         )
         return
-    size = engine.info.batch_size
-    rows = size * batches_per_buffer(size, engine.info.input_shape)
-    buffers = [np.zeros((rows, *engine.info.input_shape), np.float32) for _ in range(2)]
-    filler = BatchFiller(images, sigma, key, noise)
-
-    with ThreadPoolExecutor(1, thread_name_prefix="noise") as pool:
-
-        def start(turn: int) -> tuple[list[Segment], Future[None]] | None:
-            segments = scheduler.next_batch(rows)
-            return (segments, pool.submit(filler.fill, buffers[turn], segments)) if segments else None
-
-        turn, clock = 0, time.perf_counter()
-        coming = start(turn)
-        while coming is not None:
-            segments, filled = coming
-            filled.result()
-            coming = start(1 - turn)
-            vote_B = _run_batches(engine, buffers[turn], segments[-1].row + segments[-1].count)
+    workers = _Workers(engine, images, sigma, key, noise)
+    in_flight: deque[tuple[list[Segment], Future[np.ndarray]]] = deque()
+    with ThreadPoolExecutor(workers.threads, thread_name_prefix="sampler") as pool:
+        clock = time.perf_counter()
+        while True:
+            # One buffer more than threads, so that none of them waits while votes are recorded.
+            while len(in_flight) <= workers.threads and (segments := scheduler.next_batch(workers.rows)):
+                in_flight.append((segments, pool.submit(workers.work, segments)))
+            if not in_flight:
+                return
+            segments, found = in_flight.popleft()
+            vote_B = found.result()
             now = time.perf_counter()
             scheduler.record(segments, vote_B, now - clock)
             clock = now
             after_batch(sum(segment.count for segment in segments))
-            if coming is None:  # a rule may have asked for more, or the last batch was the only one in flight
-                coming = start(1 - turn)
-            turn = 1 - turn
+
+
+class _Workers:
+    """What the threads share: free buffers, each with a noise source of its own, and the right to run the engine."""
+
+    def __init__(self, engine: Engine, images: ImageSet, sigma: float, key: str, noise: str) -> None:
+        self._engine = engine
+        size, shape = engine.info.batch_size, engine.info.input_shape
+        self.rows = size * batches_per_buffer(size, shape)
+        running = concurrent_calls(engine)
+        self.threads = max(2, running)  # at least one to make noise while another runs the engine
+        self._may_run = Semaphore(running)
+        self._free: SimpleQueue[tuple[np.ndarray, BatchFiller]] = SimpleQueue()
+        for _ in range(self.threads):
+            self._free.put((np.zeros((self.rows, *shape), np.float32), BatchFiller(images, sigma, key, noise)))
+
+    def work(self, segments: list[Segment]) -> np.ndarray:
+        """Votes of the segments' rows, and of those that fill up the last batch: each call has the engine's own shape."""
+        buffer, filler = self._free.get()
+        try:
+            filler.fill(buffer, segments)
+            size, used = self._engine.info.batch_size, segments[-1].row + segments[-1].count
+            with self._may_run:
+                return np.concatenate([votes(self._engine.logits(buffer[i : i + size])) for i in range(0, used, size)])
+        finally:
+            self._free.put((buffer, filler))
 
 
 def batches_per_buffer(size: int, input_shape: tuple[int, int, int]) -> int:
     """As many batches as make 512 rows, but no more than 16 MB; at least one."""
     return max(1, min(-(-512 // size), (16 << 20) // (4 * size * math.prod(input_shape))))
-
-
-def _run_batches(engine: Engine, buffer: np.ndarray, used: int) -> np.ndarray:
-    """Votes of the first `used` rows and of those that fill up the last batch: each call has the engine's own shape."""
-    size = engine.info.batch_size
-    return np.concatenate([votes(engine.logits(buffer[i : i + size])) for i in range(0, used, size)])

@@ -7,13 +7,14 @@ are recorded in the manifest.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from ..data import ImageSet
-from ..engines import Engine, votes
+from ..engines import Engine, concurrent_calls, votes
 from ..errors import CheckFailed
 from ..noise.gaussian import Stream
 from ..noise.source import NoiseSource, make_noise
@@ -73,6 +74,7 @@ def _one_round(engine: Engine, images: ImageSet, indices: range, source: NoiseSo
     expected = votes(logits)
     for found, rows, what in (
         (again, slice(None), "when the same batch is run again"),
+        *((one, slice(None), "when batches are run at the same time") for one in _together(engine, batch)),
         (permuted, slice(None), "with its position in the batch"),
         (among_others, slice(None, None, 2), "with the other images in the batch"),
     ):
@@ -89,6 +91,15 @@ def _one_round(engine: Engine, images: ImageSet, indices: range, source: NoiseSo
         bitwise_batch_invariant=_batch_invariant(engine, batch, logits),
         invalid_votes=int((expected < 0).sum()),
     )
+
+
+def _together(engine: Engine, batch: np.ndarray) -> list[np.ndarray]:
+    """The batch's logits from as many calls at a time as the sampler will make; none if it makes one."""
+    calls = concurrent_calls(engine)
+    if calls == 1:
+        return []
+    with ThreadPoolExecutor(calls) as pool:
+        return list(pool.map(lambda _: engine.logits(batch).copy(), range(calls)))
 
 
 def _noisy_batch(engine: Engine, images: ImageSet, indices: range, source: NoiseSource, first: int) -> np.ndarray:

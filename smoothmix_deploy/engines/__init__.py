@@ -9,7 +9,7 @@ from typing import Any
 
 from ..artefacts import Artefact
 from ..errors import BadInput, CheckFailed, Unavailable
-from .base import NO_VOTE, DeviceEngine, Engine, EngineInfo, device_votes, on_device, votes
+from .base import NO_VOTE, DeviceEngine, Engine, EngineInfo, concurrent_calls, device_votes, on_device, votes
 
 __all__ = [
     "ENGINES",
@@ -19,6 +19,7 @@ __all__ = [
     "EngineInfo",
     "available",
     "candidates",
+    "concurrent_calls",
     "device_votes",
     "on_device",
     "open_engine",
@@ -78,10 +79,12 @@ def open_engine(
     batch_size: int | None = None,
     device: str = "auto",
     threads: int | None = None,
+    low_latency: bool = False,
 ) -> Engine:
     """Load `artefact` on the engine called `name` (None: the best that works).
 
-    `batch_size` None chooses one that suits the input's size. Raises BadInput (wrong kind of artefact, malformed
+    `batch_size` None chooses one that suits the input's size. `low_latency`: all cores for one call at a time; otherwise
+    engines on CPUs take as many calls at a time as there are cores (`base.concurrent_calls`). Raises BadInput (wrong kind of artefact, malformed
     file, impossible batch size), CheckFailed (a plan that never passed the parity gate, or is foreign to this GPU) or
     Unavailable (engine or device missing).
     """
@@ -103,7 +106,7 @@ def open_engine(
             f"{artefact.file}: was built where it could not run, so it has not passed the parity gate; "
             f"build it on this machine: {artefact.rebuild_command}"
         )
-    options = {"batch_size": batch_size, "device": device, "threads": threads}
+    options = {"batch_size": batch_size, "device": device, "threads": threads, "low_latency": low_latency}
     engine: Engine
     if name is not None:
         engine = _module(name).open_engine(name, artefact, **options)

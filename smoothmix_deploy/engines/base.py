@@ -5,6 +5,7 @@ A stage before this one knows nothing about votes; a stage after it nothing abou
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -52,6 +53,22 @@ class Engine(Protocol):
     def logits(self, x_BCHW: np.ndarray) -> np.ndarray:
         """Scores [B, K] of float32 images [B, C, H, W] in [0, 1] plus noise. Any B the artefact allows."""
         ...
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+def concurrent_calls(engine: Engine) -> int:
+    """How many threads may, and should, call `logits` at a time: the engine's `workers`, or 1.
+
+    On CPUs one call a core beats one call on all cores, whose threads wait for each other after every layer.
+    """
+    return int(getattr(engine, "workers", 1))
 
 
 class DeviceEngine(Engine, Protocol):

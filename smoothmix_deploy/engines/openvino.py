@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..artefacts import Artefact
 from ..errors import BadInput, Unavailable
 from ..messages import first_line
 from . import suitable_batch_size
-from .base import EngineInfo
+from .base import EngineInfo, usable_cores
 from .ort_session import probe
 from .trial import check_in_child
 
@@ -44,7 +45,7 @@ class OpenVinoEngine:
 
     info: EngineInfo
 
-    def __init__(self, artefact: Artefact, *, batch_size: int | None, threads: int | None) -> None:
+    def __init__(self, artefact: Artefact, *, batch_size: int | None, threads: int | None, low_latency: bool) -> None:
         core = _openvino().Core()
         if artefact.gated is None and artefact.kind == "onnx":
             # Nobody vouches for it. Of our exports with an attribute, shape or edge altered 1 in 200 crashed OpenVINO
@@ -58,13 +59,19 @@ class OpenVinoEngine:
         arithmetic = "bf16" if artefact.precision == "bf16" else "f32"
         if arithmetic == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise Unavailable(f"engine openvino: this processor has no bfloat16, {artefact.file} needs it")
-        settings = {"INFERENCE_PRECISION_HINT": arithmetic, "PERFORMANCE_HINT": "LATENCY"}
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = str(threads)
+        cores = threads or usable_cores()
+        self.workers = 1 if low_latency else cores
+        """Threads that may call `logits` at a time: each call takes a request, and a request runs on one stream."""
+        settings = {
+            "INFERENCE_PRECISION_HINT": arithmetic, "INFERENCE_NUM_THREADS": str(cores), "NUM_STREAMS": str(self.workers),
+        }  # fmt: skip
         try:
             model.reshape({model.inputs[0]: [batch, *shape]})
             with _same_signal_stack():
-                self._request = core.compile_model(model, "CPU", settings).create_infer_request()
+                compiled = core.compile_model(model, "CPU", settings)
+                self._requests: SimpleQueue[Any] = SimpleQueue()
+                for _ in range(self.workers):
+                    self._requests.put(compiled.create_infer_request())
         except Exception as error:
             raise BadInput(f"{artefact.file}: OpenVINO cannot compile it ({_reason(error)})") from None
         self.info = EngineInfo(
@@ -81,19 +88,23 @@ class OpenVinoEngine:
         )
 
     def logits(self, x_BCHW: np.ndarray) -> np.ndarray:
-        """[B, K] of float32 [B, C, H, W]; B is the engine's own. Overwritten by the next call."""
-        self._request.infer([x_BCHW], share_inputs=True)
-        result: np.ndarray = self._request.get_output_tensor(0).data
-        return result.copy()
+        """[B, K] of float32 [B, C, H, W]; B is the engine's own."""
+        request = self._requests.get()
+        try:
+            request.infer([x_BCHW], share_inputs=True)
+            result: np.ndarray = request.get_output_tensor(0).data
+            return result.copy()
+        finally:
+            self._requests.put(request)
 
 
 def open_engine(
-    name: str, artefact: Artefact, *, batch_size: int | None, device: str, threads: int | None
+    name: str, artefact: Artefact, *, batch_size: int | None, device: str, threads: int | None, low_latency: bool
 ) -> OpenVinoEngine:
     """See `engines.open_engine`."""
     if device == "cuda":
         raise Unavailable("engine openvino runs on the CPU; use --device cpu, or --engine trt")
-    return OpenVinoEngine(artefact, batch_size=batch_size, threads=threads)
+    return OpenVinoEngine(artefact, batch_size=batch_size, threads=threads, low_latency=low_latency)
 
 
 def _image_input(model: Any, artefact: Artefact, batch_size: int | None) -> tuple[tuple[int, int, int], int]:

@@ -10,7 +10,7 @@ import numpy as np
 from ..artefacts import Artefact
 from ..errors import Unavailable
 from . import suitable_batch_size
-from .base import EngineInfo
+from .base import EngineInfo, usable_cores
 from .ort_session import image_input, onnxruntime, open_session, probe
 
 RUNS = ("onnx",)
@@ -26,11 +26,13 @@ class OrtEngine:
 
     info: EngineInfo
 
-    def __init__(self, artefact: Artefact, *, batch_size: int | None, threads: int | None) -> None:
+    def __init__(self, artefact: Artefact, *, batch_size: int | None, threads: int | None, low_latency: bool) -> None:
         ort = onnxruntime("ort")
         options = ort.SessionOptions()
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        cores = threads or usable_cores()
+        options.intra_op_num_threads = cores if low_latency else 1
+        self.workers = 1 if low_latency else cores
+        """Threads that may call `logits` at a time: sessions are safe to share."""
         # Without it the int8 kernels of x86 processors that lack VNNI add pairs of products in 16 bits and saturate:
         # wrong by the size of the logits. Processors with VNNI do not look at it.
         options.add_session_config_entry("session.x64quantprecision", "1")
@@ -59,9 +61,9 @@ class OrtEngine:
 
 
 def open_engine(
-    name: str, artefact: Artefact, *, batch_size: int | None, device: str, threads: int | None
+    name: str, artefact: Artefact, *, batch_size: int | None, device: str, threads: int | None, low_latency: bool
 ) -> OrtEngine:
     """See `engines.open_engine`."""
     if device == "cuda":
         raise Unavailable("engine ort runs on the CPU; use --device cpu, or --engine ort-cuda, ort-trt or trt")
-    return OrtEngine(artefact, batch_size=batch_size, threads=threads)
+    return OrtEngine(artefact, batch_size=batch_size, threads=threads, low_latency=low_latency)

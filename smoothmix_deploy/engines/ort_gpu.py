@@ -146,7 +146,7 @@ def _preload(ort: Any, name: str) -> None:
 
 
 def open_engine(
-    name: str, artefact: Artefact, *, batch_size: int | None, device: str, threads: int | None
+    name: str, artefact: Artefact, *, batch_size: int | None, device: str, threads: int | None, low_latency: bool
 ) -> OrtGpuEngine:
     """See `engines.open_engine`."""
     if device == "cpu":

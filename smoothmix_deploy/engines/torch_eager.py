@@ -88,7 +88,7 @@ class TorchEngine:
 
 
 def open_engine(
-    name: str, artefact: Artefact, *, batch_size: int | None, device: str, threads: int | None
+    name: str, artefact: Artefact, *, batch_size: int | None, device: str, threads: int | None, low_latency: bool
 ) -> TorchEngine:
     """See `engines.open_engine`."""
     return TorchEngine(name, artefact, batch_size=batch_size, device=device, threads=threads)

@@ -53,7 +53,7 @@ def _load(file: str, engine: str, rows: int) -> None:
         from ..artefacts import open_artefact
         from .openvino import OpenVinoEngine
 
-        OpenVinoEngine(replace(open_artefact(file), gated=True), batch_size=rows, threads=None)
+        OpenVinoEngine(replace(open_artefact(file), gated=True), batch_size=rows, threads=None, low_latency=True)
         return
     import onnxruntime
 

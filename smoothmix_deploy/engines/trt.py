@@ -198,7 +198,7 @@ def _runtime_config(trt: Any, engine: Any) -> Any:
 
 
 def open_engine(
-    name: str, artefact: Artefact, *, batch_size: int | None, device: str, threads: int | None
+    name: str, artefact: Artefact, *, batch_size: int | None, device: str, threads: int | None, low_latency: bool
 ) -> TensorRtEngine:
     """See `engines.open_engine`."""
     if device == "cpu":
