@@ -116,5 +116,5 @@ class _Workers:
 
 
 def batches_per_buffer(size: int, input_shape: tuple[int, int, int]) -> int:
-    """As many batches as make 512 rows, but no more than 16 MB; at least one."""
-    return max(1, min(-(-512 // size), (16 << 20) // (4 * size * math.prod(input_shape))))
+    """As many batches as make 256 rows, but no more than 16 MB; at least one."""
+    return max(1, min(-(-256 // size), (16 << 20) // (4 * size * math.prod(input_shape))))
