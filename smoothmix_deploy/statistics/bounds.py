@@ -98,9 +98,10 @@ def outvoted_p_value(rival: int, claimed: int) -> float:
     """One-sided exact test of H0: the claimed class is at least as probable as the rival, from their votes.
 
     Given how many votes the two share, the rival's are binomial with p <= 1/2 under H0. The rival must have been chosen
-    without these votes.
+    without these votes. Never below 1e-300, where floats end.
     """
-    return float(stats.binomtest(rival, rival + claimed, 0.5, "greater").pvalue) if rival + claimed else 1.0
+    p_value = stats.binomtest(rival, rival + claimed, 0.5, "greater").pvalue if rival + claimed else 1.0
+    return max(float(p_value), 1e-300)
 
 
 def consistent_p_value(successes_a: int, trials_a: int, successes_b: int, trials_b: int) -> float:
