@@ -81,8 +81,9 @@ def test_forged_certificates_are_caught(manifest, certified, audit, tmp_path):
     """Votes that were never cast, another sigma: exit code 3, one line, and the adversarial image beside the file."""
     false = forged(certified, tmp_path / "f.jsonl", **manifest)
     assert smx.verify(false).certificates
-    code, out, err = audit(false, "--images", 3)
+    code, out, err = audit(false, "--images", 3, "--json")
     assert code == 3, (out, err)
+    assert json.loads(out.splitlines()[-1])["flips_inside"] >= 1
     errors = [line for line in err.splitlines() if line.startswith("smx: error: ")]
     assert len(errors) == 1
     assert all(word in errors[0] for word in ("image", "within", "distance", "(p = ", "saved as"))

@@ -70,31 +70,22 @@ def audit(
     radii do not follow from its votes, the engine fails its self-test), Unavailable, Stopped.
     """
     out, certs = Path(out), Path(certs)
-    multiples = _check_options(out, images, Effort(restarts, steps, samples), outside, n, alpha)
-    verify(certs)
-    manifest, certificates = (content := read_certificates(certs)).manifest, content.certificates
-    eligible = [c for c in certificates if c.prediction != ABSTAIN and c.radius > 0]
-    if not eligible:
-        raise BadInput(f"{certs}: no certificate with a radius above 0, nothing to attack")
+    effort = Effort(restarts, steps, samples)
+    multiples = _check_options(out, images, effort, outside, n, alpha)
+    manifest, eligible = _certified(certs)
     opened = _open_certified(artefact, manifest, certs)
     model = _white_box(opened, run, manifest, certs, note)
     known = _certified_images(manifest, certs, data, data_root)
-    torch_device = resolve_device(device)
-    engine = open_engine(
-        opened, manifest.engine["name"], batch_size=manifest.engine["batch_size"],
-        threads=manifest.engine.get("threads"), device=device,
-    )  # fmt: skip
+    engine = _certified_engine(opened, manifest, device, note)
     check_images_fit(engine, known)
-    if engine.info.version != manifest.engine["version"]:
-        note(f"note: {engine.info.name} {engine.info.version} judges, {manifest.engine['version']} was certified")
     key = _fresh_key(seed, manifest.key)
     chosen = sorted(random.Random(seed).sample(eligible, min(images, len(eligible))), key=lambda c: c.index)
     tested = range(chosen[0].index, chosen[-1].index + 1)
     self_test(engine, known, tested, sigma=manifest.sigma, key=key, noise=manifest.noise)
     judge = Judge(engine, sigma=manifest.sigma, noise=manifest.noise, key=key, n=n, level=alpha / len(chosen))
-    attacker = Attacker(model.to(torch_device), torch_device, manifest, Effort(restarts, steps, samples), key, judge)
+    attacker = Attacker(model, resolve_device(device), manifest, effort, key, judge)
     begin = time.monotonic()
-    about = _about(certs, opened, engine, attacker.effort, multiples, n, alpha, seed, key, [c.index for c in chosen])
+    about = _about(certs, opened, engine, effort, multiples, n, alpha, seed, key, [c.index for c in chosen])
     with AuditFile(out, about) as file:
         found = _attack_all(attacker, chosen, known, multiples, file, progress)
     result = AuditResult(out, certs, found, len(eligible), multiples, alpha, round(time.monotonic() - begin, 3))
@@ -119,6 +110,16 @@ def _check_options(
     if not multiples or not all(1 < multiple <= 1000 for multiple in multiples):
         raise BadInput(f"--outside {','.join(f'{m:g}' for m in multiples)}: must be multiples above 1, e.g. 1.25,1.5,2")
     return multiples
+
+
+def _certified(certs: Path) -> tuple[Manifest, list[Certificate]]:
+    """The manifest and the certificates that claim a ball, of a file whose every line follows from its votes."""
+    verify(certs)
+    content = read_certificates(certs)
+    eligible = [c for c in content.certificates if c.prediction != ABSTAIN and c.radius > 0]
+    if not eligible:
+        raise BadInput(f"{certs}: no certificate with a radius above 0, nothing to attack")
+    return content.manifest, eligible
 
 
 def _open_certified(path: Path | str, manifest: Manifest, certs: Path) -> Artefact:
@@ -159,6 +160,19 @@ def _certified_images(manifest: Manifest, certs: Path, data: str | None, data_ro
     return known
 
 
+def _certified_engine(opened: Artefact, manifest: Manifest, device: str, note: Note) -> Engine:
+    """The engine of the manifest, at its batch size; a note where this machine has another version or device."""
+    said = manifest.engine
+    engine = open_engine(
+        opened, said["name"], batch_size=said["batch_size"], threads=said.get("threads"), device=device
+    )
+    here = engine.info.record()
+    for name in ("version", "device"):
+        if here[name] != said[name]:
+            note(f"note: {said['name']}: {name} {here[name]} judges, {said[name]} was certified")
+    return engine
+
+
 def _fresh_key(seed: int | None, certified: str) -> str:
     """A key that no certificate has: derived from --seed otherwise than theirs."""
     if seed is None:
@@ -186,7 +200,7 @@ class Attacker:
     def __init__(
         self, model: BaseClassifier, device: torch.device, manifest: Manifest, effort: Effort, key: str, judge: Judge
     ) -> None:
-        self._model, self._device, self.effort, self._judge = model, device, effort, judge
+        self._model, self._device, self._effort, self._judge = model.to(device), device, effort, judge
         self._sigma, self._noise, self._key = manifest.sigma, manifest.noise, key
 
     def __call__(
@@ -211,7 +225,7 @@ class Attacker:
         radius = multiple * c.radius
         delta = strongest_perturbation(
             self._model, torch.from_numpy(image_CHW).to(self._device), c.prediction, radius, sigma=self._sigma,
-            effort=self.effort, generator=generator, starts=deltas,
+            effort=self._effort, generator=generator, starts=deltas,
         )  # fmt: skip
         deltas.append(delta)
         point, distance = place(image_CHW, delta.cpu().numpy(), radius, self._noise)
