@@ -37,6 +37,7 @@ _PUBLIC = {
     "Predictor": "certification.predictor",
     "report": "reporting.report",
     "verify": "certification.verify",
+    "audit": "auditing.run",
     "bench": "benchmarking.run",
     "doctor": "doctoring",
     "demo": "demonstration",

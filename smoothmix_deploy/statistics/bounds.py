@@ -94,6 +94,16 @@ def top_two_p_value(first: int, second: int) -> float:
     return float(stats.binomtest(first, first + second, 0.5).pvalue) if first + second else 1.0
 
 
+def outvoted_p_value(rival: int, claimed: int) -> float:
+    """One-sided exact test of H0: the claimed class is at least as probable as the rival, from their votes.
+
+    Given how many votes the two share, the rival's are binomial with p <= 1/2 under H0. The rival must have been chosen
+    without these votes. Never below 1e-300, where floats end.
+    """
+    p_value = stats.binomtest(rival, rival + claimed, 0.5, "greater").pvalue if rival + claimed else 1.0
+    return max(float(p_value), 1e-300)
+
+
 def consistent_p_value(successes_a: int, trials_a: int, successes_b: int, trials_b: int) -> float:
     """Fisher's exact two-sided p-value that two counts come from one proportion."""
     table = [[successes_a, trials_a - successes_a], [successes_b, trials_b - successes_b]]

@@ -1,0 +1,1 @@
+"""Attacks on smoothed classifiers, to put certificates to the test: `smx audit`."""
