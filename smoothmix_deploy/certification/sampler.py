@@ -83,7 +83,7 @@ def run(
             segments, filled = coming
             filled.result()
             coming = start(1 - turn)
-            vote_B = _run_batches(engine, buffers[turn], segments[-1].row + segments[-1].count)
+            vote_B = votes_of_batches(engine, buffers[turn], segments[-1].row + segments[-1].count)
             now = time.perf_counter()
             scheduler.record(segments, vote_B, now - clock)
             clock = now
@@ -98,7 +98,7 @@ def batches_per_buffer(size: int, input_shape: tuple[int, int, int]) -> int:
     return max(1, min(-(-512 // size), (16 << 20) // (4 * size * math.prod(input_shape))))
 
 
-def _run_batches(engine: Engine, buffer: np.ndarray, used: int) -> np.ndarray:
+def votes_of_batches(engine: Engine, buffer: np.ndarray, used: int) -> np.ndarray:
     """Votes of the first `used` rows and of those that fill up the last batch: each call has the engine's own shape."""
     size = engine.info.batch_size
     return np.concatenate([votes(engine.logits(buffer[i : i + size])) for i in range(0, used, size)])
