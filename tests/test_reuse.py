@@ -297,6 +297,9 @@ def test_edited_manifests_and_earlier_files_are_caught(new, old, digits_export, 
         lambda r: r["reuse"].update(alpha_disagreement=0.01),
         lambda r: r["reuse"].update(replayed=N),
         lambda r: r["reuse"].pop("sha256"),
+        lambda r: (r.update(alpha=5.0), r["reuse"].update(alpha=2.0)),
+        lambda r: r["reuse"].update(alpha_disagreement=0.0),
+        lambda r: r.update(reuse=3),
         lambda r: r.update(reuse=None),
     ):
         with pytest.raises(smx.CheckFailed, match="line "):

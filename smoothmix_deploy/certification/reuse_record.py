@@ -7,6 +7,7 @@ computes the radii of reused lines from this alone.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ def reuse_of(manifest: Manifest) -> ReuseRecord | None:
         raise ValueError(f"reuse: {wrong}")
     found = ReuseRecord(**{name: manifest.reuse[name] for name in _TYPES})
     alphas = found.alpha, found.alpha_disagreement, found.alpha_fresh
-    if min(alphas) <= 0 or sum(alphas) > manifest.alpha * (1 + 1e-12):
-        raise ValueError(f"reuse: errors {alphas} exceed alpha {manifest.alpha}")
+    if min(alphas) < 1e-100 or sum(alphas) > manifest.alpha * (1 + 1e-12) or not manifest.alpha < 0.5:
+        raise ValueError(f"reuse: errors {alphas} do not add up to an alpha of {manifest.alpha}")
     if not (1 <= found.replayed <= found.n and found.n0 >= 1 and found.replayed < manifest.n):
         raise ValueError(f"reuse: {found.replayed} replayed samples of {found.n}, n {manifest.n}")
     if manifest.rule != "fixed":
@@ -87,9 +88,10 @@ def counts_of(value: Any, num_classes: int, most: int) -> dict[int, int] | None:
     """{class: votes} of a line's `reuse`; None if it is none."""
     if not isinstance(value, dict):
         return None
-    keys = {str(k) for k in value}
+    # JSON has them as strings, a line that was just made as integers
+    possible = all(re.fullmatch("0|[1-9][0-9]{0,8}", str(k)) and int(k) < num_classes for k in value)
     whole = all(fits(votes, "int") and votes >= 0 for votes in value.values())
-    if not whole or not keys <= set(map(str, range(num_classes))) or sum(value.values()) > most:
+    if not (possible and whole) or sum(value.values()) > most:
         return None
     return {int(k): votes for k, votes in value.items()}
 

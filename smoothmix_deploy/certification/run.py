@@ -99,7 +99,8 @@ def certify(
     `alpha_family` is the error of all selected images together, in place of `alpha` for each. `reuse`: the certificate
     file of the classifier of which `artefact` is a changed form (`certification.reuse`), `reuse_artefact` that classifier. Raises BadInput, CheckFailed (self-test, altered artefact), Unavailable, Stopped.
     """
-    from .reuse import ReuseCampaign, open_earlier  # builds on Campaign below
+    from .earlier import open_earlier
+    from .reuse import ReuseCampaign  # builds on Campaign below
 
     out = Path(out)
     check_writable(out, "--out")
