@@ -38,6 +38,15 @@ def command(
     tsv: Annotated[Path | None, typer.Option("--tsv", help="Also write the reference's table.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where --out ends.")] = False,
     seed: o.Seed = None,
+    reuse: Annotated[
+        Path | None, typer.Option("--reuse", help="Certificates of the classifier of which ARTEFACT is a changed form.")
+    ] = None,
+    reuse_artefact: Annotated[
+        Path | None, typer.Option("--reuse-artefact", help="For --reuse: the artefact that has them.")
+    ] = None,
+    reuse_n: Annotated[
+        int, typer.Option("--reuse-n", help="For --reuse: samples an image on which the two are compared.")
+    ] = 10_000,
     json: o.Json = False,
 ) -> None:
     """Certify the deployed engine: L2 radii within which its smoothed answer cannot change."""
@@ -51,6 +60,7 @@ def command(
             stop=stop, skip=skip, sigma=sigma, n=n, n0=n0, alpha=alpha, alpha_family=alpha_family, rule=rule, radius=radius, grid=grid,
             tolerance=tolerance, noise=noise,
             batch_size=batch_size, device=device, threads=threads, out=out, tsv=tsv, resume=resume, seed=seed,
+            reuse=reuse, reuse_artefact=reuse_artefact, reuse_n=reuse_n,
             progress=progress, note=note,
         )  # fmt: skip
     s = result.summary

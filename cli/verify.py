@@ -22,6 +22,9 @@ def command(
     engine: Annotated[str | None, typer.Option("--engine", help="For --rerun; default: the one of the file.")] = None,
     device: o.Device = "auto",
     seed: o.Seed = None,
+    reuse_file: Annotated[
+        Path | None, typer.Option("--reuse-file", help="The earlier file, of a file made with --reuse.")
+    ] = None,
     json: o.Json = False,
 ) -> None:
     """Recompute every radius from its votes; check digests; sample some images again."""
@@ -32,7 +35,7 @@ def command(
     with progress_bar() as progress:
         result = smx.verify(
             certs, artefact=artefact, rerun=rerun, data=data, data_root=data_root, engine=engine, device=device,
-            seed=seed, progress=progress,
+            seed=seed, reuse_file=reuse_file, progress=progress,
         )  # fmt: skip
     if result.certificates < result.expected_images:
         note(

@@ -62,6 +62,8 @@ class Manifest:
     rule_parameters: dict[str, Any] = field(default_factory=dict)
     alpha_family: float | None = None
     """Error of all selected images together; `alpha` is this over their number. None: `alpha` was chosen for each."""
+    reuse: dict[str, Any] | None = None
+    """The earlier file that it rests on, and the shares of alpha (`certification.reuse_record`)."""
     kind: str = "manifest"
     format_version: int = FORMAT_VERSION
 
@@ -85,6 +87,8 @@ class Certificate:
     counts: dict[int, int]
     p_lower: float
     seconds: float
+    reuse: dict[str, Any] | None = None
+    """Votes of the earlier line and disagreements, where the certificate rests on them. Not written if None."""
     kind: str = "certificate"
 
 
@@ -103,6 +107,8 @@ class CertificateFile:
 def _line_of(record: Manifest | Certificate) -> str:
     """`kind` first, then the fields in their order."""
     values = asdict(record)
+    if values["reuse"] is None:
+        del values["reuse"]
     return to_json({"kind": values.pop("kind"), **values}) + "\n"
 
 
@@ -267,7 +273,7 @@ def _manifest(path: Path, number: int, record: dict[str, Any]) -> Manifest:
     version = record.get("format_version")
     if record.get("kind") == "manifest" and version != FORMAT_VERSION:
         raise CorruptFile(path, number, f"format version {version!r}; this smx reads version {FORMAT_VERSION}")
-    record = {"alpha_family": None, **record}  # files from before there was one
+    record = {"alpha_family": None, "reuse": None, **record}  # files from before there were any
     values = _typed(path, number, record, Manifest, "manifest")
     wrong = (
         problem(values["engine"], {"name": "str", "version": "str", "device": "str", "batch_size": "int"})
@@ -287,7 +293,7 @@ def _manifest(path: Path, number: int, record: dict[str, Any]) -> Manifest:
 
 
 def _certificate(path: Path, number: int, record: dict[str, Any]) -> Certificate:
-    values = _typed(path, number, record, Certificate, "certificate")
+    values = _typed(path, number, {"reuse": None, **record}, Certificate, "certificate")
     for name in ("selection_counts", "counts"):
         counts = {}
         for key, votes in values[name].items():

@@ -41,6 +41,7 @@ def check_same_run(out: Path, old: Manifest, new: Manifest) -> None:
     pairs += [("artefact " + k, old.artefact.get(k), new.artefact[k]) for k in ("sha256",)]
     pairs += [("engine " + k, old.engine.get(k), value) for k, value in new.engine.items()]
     pairs += [("data " + k, old.data.get(k), new.data[k]) for k in ("digest", "split", "start", "stop", "skip")]
+    pairs += [("reuse " + k, (old.reuse or {}).get(k), (new.reuse or {}).get(k)) for k in ("sha256", "replayed")]
     if new.seed is not None:
         pairs.append(("seed", old.seed, new.seed))
     for name, was, now in pairs:

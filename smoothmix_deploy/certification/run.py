@@ -86,6 +86,9 @@ def certify(
     tsv: Path | str | None = None,
     resume: bool = False,
     seed: int | None = None,
+    reuse: Path | str | None = None,
+    reuse_artefact: Path | str | None = None,
+    reuse_n: int = 10_000,
     progress: Progress = silent,
     note: Note = lambda text: None,
 ) -> CertifyResult:
@@ -93,8 +96,12 @@ def certify(
 
     sigma defaults to the artefact's, `data` to the set it was trained on. Without `seed` the key of the noise comes
     from the operating system. `rule` and its `radius`, `grid` or `tolerance`: see `smoothmix_deploy.rules`.
-    `alpha_family` is the error of all selected images together, in place of `alpha` for each. Raises BadInput, CheckFailed (self-test, altered artefact), Unavailable, Stopped.
+    `alpha_family` is the error of all selected images together, in place of `alpha` for each. `reuse`: the certificate
+    file of the classifier of which `artefact` is a changed form (`certification.reuse`), `reuse_artefact` that classifier. Raises BadInput, CheckFailed (self-test, altered artefact), Unavailable, Stopped.
     """
+    from .earlier import open_earlier
+    from .reuse import ReuseCampaign  # builds on Campaign below
+
     out = Path(out)
     check_writable(out, "--out")
     if tsv is not None:
@@ -113,7 +120,13 @@ def certify(
     if alpha_family is not None:
         alpha = alpha_of_family(alpha_family, alpha, len(indices))
     parameters |= noise_parameters(noise, sigma, images.shape)
-    stopping = make_checked_rule(rule, parameters, sigma, n, n0, alpha, note)
+    earlier = open_earlier(
+        reuse, reuse_artefact, reuse_n, images=images, indices=indices, sigma=sigma, noise=noise, rule=rule, n=n,
+        alpha=alpha, alpha_is_usual=alpha == USUAL_ALPHA and alpha_family is None, seed=seed, note=note,
+    )  # fmt: skip
+    alpha = earlier.alpha if earlier else alpha
+    rule_alpha = earlier.record.alpha_fresh if earlier else alpha
+    stopping = make_checked_rule(rule, parameters, sigma, n, n0, rule_alpha, note)
     if known is not None:  # what the user left open stays as it was
         batch_size = batch_size or known.manifest.engine.get("batch_size")
         threads = threads or known.manifest.engine.get("threads")
@@ -121,13 +134,15 @@ def certify(
     runner = open_engine(opened, engine, batch_size=batch_size, device=device, threads=threads)
     check_images_fit(runner, images)
     key = known.manifest.key if known else random_key() if seed is None else key_from_seed(seed)
+    key = earlier.manifest.key if earlier else key
     tested = self_test(runner, images, indices, sigma=sigma, key=key, noise=noise)
     if not tested.bitwise_row_invariant:
         note("warning: the engine's logits depend on the position in the batch in their last bits (no vote changed)")
     manifest = Manifest(
         sigma=sigma, alpha=alpha, n0=n0, n=n, rule=rule, rule_parameters=stopping.parameters, noise=noise,
         generator=GENERATORS[noise],
-        key=key, key_chosen_by_user=seed is not None, seed=seed,
+        key=key, key_chosen_by_user=earlier.manifest.key_chosen_by_user if earlier else seed is not None,
+        seed=earlier.manifest.seed if earlier else seed,
         artefact=opened.record(),
         engine=runner.info.record(),
         data={**spec, "digest": images.digest(), "digest_of": images.digest_of, "images": len(images), "shape": list(images.shape),
@@ -138,6 +153,7 @@ def certify(
         versions=versions("torch", "onnxruntime", "onnxruntime-gpu"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         alpha_family=alpha_family,
+        reuse=earlier.record.record() if earlier else None,
     )  # fmt: skip
     if known is not None:
         check_same_run(out, known.manifest, manifest)
@@ -148,9 +164,12 @@ def certify(
         f"rule {rule_label(rule, stopping.parameters)}; "
         f"largest radius attainable: {stopping.largest_radius:.3f} ({stopping.largest_radius / sigma:.2f} sigma)"
     )
-    campaign = Campaign(runner, images, indices, stopping, n0, sigma, key, noise, out, progress)
+    settings = (runner, images, indices, stopping, n0, sigma, key, noise, out, progress)
+    campaign = ReuseCampaign(earlier, *settings) if earlier else Campaign(*settings)
     with CertificateWriter(out, known or manifest) as writer:
         campaign.run(writer, done)
+    if isinstance(campaign, ReuseCampaign):
+        note(campaign.cost())
     if tsv is not None:
         write_tsv(Path(tsv), campaign.certificates)
     return CertifyResult(
@@ -242,7 +261,7 @@ class Campaign:
     def _count(self, certificate: Certificate) -> None:
         self.certificates.append(certificate)
         self._certified += certificate.prediction != ABSTAIN
-        self._drawn += self._n0 + certificate.n
+        self._drawn += certificate.n + (self._n0 if certificate.reuse is None else 0)
 
     def _tell(self, scheduler: Scheduler) -> None:
         """Images in flight count by their samples against the mean so far: the time left follows the mix of images."""

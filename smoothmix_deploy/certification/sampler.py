@@ -104,13 +104,12 @@ class _Workers:
             self._free.put((np.zeros((self.rows, *shape), np.float32), BatchFiller(images, sigma, key, noise)))
 
     def work(self, segments: list[Segment]) -> np.ndarray:
-        """Votes of the segments' rows, and of those that fill up the last batch: each call has the engine's own shape."""
+        """Votes of the segments' rows, and of those that fill up the last batch."""
         buffer, filler = self._free.get()
         try:
             filler.fill(buffer, segments)
-            size, used = self._engine.info.batch_size, segments[-1].row + segments[-1].count
             with self._may_run:
-                return np.concatenate([votes(self._engine.logits(buffer[i : i + size])) for i in range(0, used, size)])
+                return votes_of_batches(self._engine, buffer, segments[-1].row + segments[-1].count)
         finally:
             self._free.put((buffer, filler))
 
@@ -118,3 +117,9 @@ class _Workers:
 def batches_per_buffer(size: int, input_shape: tuple[int, int, int]) -> int:
     """As many batches as make 256 rows, but no more than 16 MB; at least one."""
     return max(1, min(-(-256 // size), (16 << 20) // (4 * size * math.prod(input_shape))))
+
+
+def votes_of_batches(engine: Engine, buffer: np.ndarray, used: int) -> np.ndarray:
+    """Votes of the first `used` rows and of those that fill up the last batch: each call has the engine's own shape."""
+    size = engine.info.batch_size
+    return np.concatenate([votes(engine.logits(buffer[i : i + size])) for i in range(0, used, size)])

@@ -19,8 +19,9 @@ from ..certificates import Certificate, CertificateFile, CorruptFile, Manifest, 
 from ..errors import BadInput, CheckFailed
 from ..noise.source import GENERATORS, noise_slack
 from ..progress import Progress, silent
-from ..rules import Rule, make_rule
+from ..rules import Rule, Verdict, make_rule
 from ..statistics.bounds import consistent_p_value
+from .reuse_record import ReuseRecord, check_against, reuse_of, verdict_of_line
 
 if TYPE_CHECKING:
     from ..engines import Engine
@@ -54,11 +55,13 @@ def verify(
     engine: str | None = None,
     device: str = "auto",
     seed: int | None = None,
+    reuse_file: Path | str | None = None,
     progress: Progress = silent,
 ) -> VerifyResult:
     """Check a certificate file. CheckFailed names the first bad line; BadInput: missing file or option.
 
     `artefact`: its digest must be the manifest's; needed for `rerun` of that many randomly chosen images.
+    `reuse_file`: the earlier file, of a file made with --reuse; it must be that one, and stand the same checks.
     """
     path = Path(certs)
     try:
@@ -70,11 +73,12 @@ def verify(
         raise CheckFailed(f"{path}, line 1: unknown noise {manifest.noise} ({manifest.generator})")
     try:
         _check_slack(manifest)
+        reuse = reuse_of(manifest)
         rule = make_rule(
             manifest.rule,
             sigma=manifest.sigma,
             n=manifest.n,
-            alpha=manifest.alpha,
+            alpha=reuse.alpha_fresh if reuse else manifest.alpha,
             **manifest.rule_parameters,
         )
         indices = range(*(int(manifest.data[name]) for name in ("start", "stop", "skip")))
@@ -86,9 +90,12 @@ def verify(
         )
     for line, certificate in enumerate(content.certificates, start=2):
         expected = indices[line - 2] if line - 2 < len(indices) else None
-        reason = _wrong(certificate, manifest, rule, expected)
+        reason = _wrong(certificate, manifest, rule, expected, reuse)
         if reason:
             raise CheckFailed(f"{path}, line {line} (image {certificate.index}): {reason}")
+    if reuse_file is not None:
+        verify(reuse_file)
+        check_against(path, manifest, content.certificates, Path(reuse_file))
     if rerun < 0:
         raise BadInput(f"--rerun {rerun}: must be at least 0")
     if rerun and artefact is None:
@@ -115,7 +122,9 @@ def _check_slack(manifest: Manifest) -> None:
         raise ValueError(f"slack {said}, {manifest.noise} noise needs {needed}")
 
 
-def _wrong(c: Certificate, manifest: Manifest, rule: Rule, expected_index: int | None) -> str | None:
+def _wrong(
+    c: Certificate, manifest: Manifest, rule: Rule, expected_index: int | None, reuse: ReuseRecord | None
+) -> str | None:
     """What is wrong with a certificate; None if nothing is."""
     if c.index != expected_index:
         wanted = "no further image" if expected_index is None else f"image {expected_index}"
@@ -126,14 +135,12 @@ def _wrong(c: Certificate, manifest: Manifest, rule: Rule, expected_index: int |
         return f"votes for a class outside 0 .. {manifest.num_classes - 1}"
     if not 0 <= c.label < manifest.num_classes:
         return f"label {c.label} is outside 0 .. {manifest.num_classes - 1}"
-    if c.n not in rule.looks:
-        return f"n is {c.n}, the rule decides at {_shown(rule.looks)}"
-    selection, counts = _dense(c.selection_counts, manifest), _dense(c.counts, manifest)
-    verdict = rule.decide(selection, counts, c.n)
-    if verdict is None:
-        return f"with these counts the rule goes on after {c.n} samples"
-    if not rule.can_reach(selection, counts, c.n):
-        return f"with these counts the rule ends before {c.n} samples"
+    if c.reuse is None:
+        verdict = _verdict_of_rule(c, manifest, rule)
+    else:
+        verdict = verdict_of_line(c, manifest, reuse) if reuse else "reuse: the manifest names no earlier file"
+    if isinstance(verdict, str):
+        return verdict
     if c.prediction != verdict.prediction:
         return f"prediction {c.prediction}, but the counts give {verdict.prediction}"
     for name, said, computed in (
@@ -147,6 +154,19 @@ def _wrong(c: Certificate, manifest: Manifest, rule: Rule, expected_index: int |
     if not c.seconds >= 0:
         return f"seconds {c.seconds}"
     return None
+
+
+def _verdict_of_rule(c: Certificate, manifest: Manifest, rule: Rule) -> Verdict | str:
+    """What the rule makes of a line's counts, or why they cannot be its."""
+    if c.n not in rule.looks:
+        return f"n is {c.n}, the rule decides at {_shown(rule.looks)}"
+    selection, counts = _dense(c.selection_counts, manifest), _dense(c.counts, manifest)
+    verdict = rule.decide(selection, counts, c.n)
+    if verdict is None:
+        return f"with these counts the rule goes on after {c.n} samples"
+    if not rule.can_reach(selection, counts, c.n):
+        return f"with these counts the rule ends before {c.n} samples"
+    return verdict
 
 
 def _shown(looks: tuple[int, ...]) -> str:
@@ -247,6 +267,8 @@ def _sample_again(
             ("selection_counts", said.selection_counts, job.selection.votes),
             ("counts", said.counts, job.estimation.votes),
         ):
+            if said.reuse is not None and name == "selection_counts":  # the class is the earlier file's
+                continue
             again = {int(k): int(found.counts_K[k]) for k in np.flatnonzero(found.counts_K)}
             if same and (again != claimed or job.estimation.votes.drawn != said.n):
                 raise CheckFailed(f"{where}: {name} {claimed}, but sampling again gives {again}")
@@ -270,8 +292,10 @@ def _sample_again(
 
 
 def _reruns(manifest: Manifest, chosen: list[Certificate], same: bool) -> Iterator[tuple[Rule, list[int]]]:
-    """On the same engine the rule must end where it did. On another one it may not: so many samples as it took then."""
-    if same:
+    """On the same engine the rule must end where it did. On another one it may not: so many samples as it took then.
+
+    A file made with --reuse has two sample numbers: those of reused and of fresh lines."""
+    if same and manifest.reuse is None:
         yield (
             make_rule(
                 manifest.rule, sigma=manifest.sigma, n=manifest.n, alpha=manifest.alpha, **manifest.rule_parameters
