@@ -203,6 +203,27 @@ def test_half_spaces_are_never_over_certified(tmp_path):
     assert kept["opposite"] == 0
 
 
+def test_grid_noise_and_the_familys_alpha(tmp_path):
+    """Slack is carried along; the family's error is that of all shares; both sides of --alpha-family are checked."""
+    rng = np.random.default_rng(0)
+    weights, x = rng.standard_normal(8), rng.integers(0, 256, (30, 2, 4), dtype=np.uint8)
+    data = write_npz(tmp_path / "x.npz", x, np.zeros(30, int))
+    f, g = (half_space(tmp_path / f"{name}.onnx", weights, at) for name, at in (("f", 0.3), ("g", 0.31)))
+    common = {"data": data, "sigma": 0.25, "n": N, "noise": "grid"}
+    old, new = tmp_path / "old.jsonl", tmp_path / "new.jsonl"
+    smx.certify(f, **common, seed=1, alpha_family=0.03, out=old)
+    more = {"reuse": old, "reuse_artefact": f, "reuse_n": 300}
+    result = smx.certify(g, **common, **more, alpha_family=0.04, out=new)
+    assert result.manifest.alpha == 0.04 / 30
+    assert result.manifest.rule_parameters["slack"] > 0
+    assert sum(c.reuse is not None for c in read_certificates(new).certificates) in range(1, 30)
+    assert smx.verify(new, artefact=g, rerun=5, seed=0, reuse_file=old).same_engine
+    with pytest.raises(smx.BadInput, match="--alpha-family"):
+        smx.certify(g, **common, **more, alpha_family=0.02, out=tmp_path / "x.jsonl")
+    with pytest.raises(smx.BadInput, match="--noise grid"):
+        smx.certify(g, **{**common, "noise": "gaussian"}, **more, out=tmp_path / "x.jsonl")
+
+
 def test_resumed_is_uninterrupted(new, changed, old, digits_export, tmp_path, monkeypatch):
     """From any number of lines, and after Ctrl-C."""
     lines = new.path.read_text().splitlines(keepends=True)
@@ -348,6 +369,7 @@ def refusals(changed, old, export, folder):
         "images": (2, "no certificate for image 24", {"stop": 30}),
         "data": (2, "other images", {"data": "npz:" + str(folder / "d.npz")}),
         "alpha": (2, "--alpha 0.0011", {"alpha": 0.0009}),
+        "too much alpha": (2, "below 0.5", {"alpha": 0.7}),
         "n": (2, "--reuse-n 5000", {"reuse_n": 5000}),
         "zero": (2, "--reuse-n 0", {"reuse_n": 0}),
         "seed": (2, "--seed", {"seed": 3}),

@@ -98,6 +98,8 @@ def _check_agreement(
 
 def _total_alpha(path: Path, alpha_old: float, alpha: float, is_usual: bool, note: Note) -> float:
     """The error of the new certificates: more than the earlier file's, which is in it."""
+    if not alpha < 0.5 or not alpha_old < 0.4:
+        raise BadInput(f"--alpha {alpha:g}: must be below 0.5, and that of {path} ({alpha_old:g}) below 0.4")
     if alpha > alpha_old:
         return alpha
     suggested = float(f"{1.1 * alpha_old:.6g}")
