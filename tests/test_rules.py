@@ -263,11 +263,11 @@ def test_mean_samples_are_near_the_information_bound():
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.77, 0.99])
 def test_confidence_sequence_holds_at_all_times(p):
-    """P[p below the lower end at any of 600 sample numbers] <= alpha, exactly; likewise above the upper end."""
+    """P[p below the lower end at any of 300 sample numbers] <= alpha, exactly; likewise above the upper end."""
     alpha = 0.02
     for side in (0, 1):
         alive, lost = np.ones(1), 0.0
-        for t in range(1, 601):
+        for t in range(1, 301):
             alive = np.convolve(alive, [1 - p, p])
             ends = np.array([confidence_interval(k, t, alpha)[side] for k in range(t + 1)])
             out = ends > p if side == 0 else ends < p
