@@ -1,6 +1,7 @@
 """Certificates are right: against classifiers whose true radius is known, and whatever the batches were."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -176,3 +177,18 @@ def test_predict_files_and_data(digits_export, tmp_path):
     for one, other in zip(by_data, by_file, strict=True):
         assert one.prediction == other.prediction
         assert one.radius == pytest.approx(other.radius, abs=0.05)
+
+
+def test_progress_says_what_one_plans_by(digits_export, tmp_path):
+    """Images decided and certified, samples an image, samples/s and the share of the raw engine's rate."""
+    said = []
+    smx.certify(
+        digits_export, engine="ort", data="digits", n=300, stop=40, out=tmp_path / "c.jsonl",
+        progress=lambda what, done, total, details: said.append((done, total, details)),
+    )  # fmt: skip
+    assert said[-1][:2] == (40, 40)
+    found = re.search(
+        r"40 of 40 decided  \d+ of 40 certified  400 samples an image  [\d,]+ samples/s, (\d+)% of", said[-1][2]
+    )
+    assert found, said[-1][2]
+    assert 0 < int(found[1]) <= 100

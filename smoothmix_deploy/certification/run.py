@@ -35,7 +35,7 @@ from ..summary import Summary, summarise
 from ..versions import versions
 from .partial import PartialVotes
 from .resumption import check_order, check_same_run, file_to_resume
-from .sampler import run
+from .sampler import EngineTime, run
 from .scheduler import ImageJob, Scheduler
 from .self_test import self_test
 from .settings import USUAL_ALPHA, Note, alpha_of_family, attainable_rule
@@ -195,6 +195,7 @@ class Campaign:
         self._certified = self._drawn = 0  # of all certificates: with a radius or prediction; samples
         self.samples = 0
         self.seconds = 0.0
+        self._engine_time = EngineTime()
 
     def run(self, writer: CertificateWriter, done: list[Certificate]) -> None:
         """Sample, decide, append. Stopped on Ctrl-C or when the file cannot be written."""
@@ -229,6 +230,7 @@ class Campaign:
                 key=self._key,
                 noise=self._noise,
                 after_batch=after_batch,
+                engine_time=self._engine_time,
             )
             scheduler.release(write)
         except KeyboardInterrupt:
@@ -271,7 +273,9 @@ class Campaign:
         rate = self.samples / max(self.seconds, 1e-9)
         details = f"{decided} of {total} decided  {self._certified} of {written} certified"
         details += f"  {mean:,.0f} samples an image" if mean else ""
-        self._progress("certifying", written + min(share, total - written), total, f"{details}  {rate:,.0f} samples/s")
+        raw = self._engine_time.share(self.seconds)
+        rate_text = f"{rate:,.0f} samples/s" + (f", {raw:.0%} of the raw engine" if raw else "")
+        self._progress("certifying", written + min(share, total - written), total, f"{details}  {rate_text}")
 
 
 def _sparse(counts_K: np.ndarray) -> dict[int, int]:

@@ -13,8 +13,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from queue import SimpleQueue
-from threading import Semaphore
+from threading import Lock, Semaphore
 
 import numpy as np
 
@@ -45,6 +46,19 @@ class BatchFiller:
         return self._cached[1]
 
 
+@dataclass
+class EngineTime:
+    """How long the engine was at work, added up over calls that ran at the same time."""
+
+    seconds: float = 0.0
+    calls: int = 1
+    """At a time."""
+
+    def share(self, wall_seconds: float) -> float | None:
+        """Of the raw engine's rate: the part of the time in which it worked. None: not known, as on a GPU."""
+        return self.seconds / (self.calls * wall_seconds) if self.seconds and wall_seconds > 0 else None
+
+
 def run(
     engine: Engine,
     images: ImageSet,
@@ -55,6 +69,7 @@ def run(
     noise: str = "gaussian",
     after_batch: Callable[[int], None],
     compiled: bool | None = None,
+    engine_time: EngineTime | None = None,
 ) -> None:
     """Sample until the scheduler has nothing left. `after_batch(samples)` is called after each recorded buffer.
 
@@ -71,7 +86,7 @@ def run(
             device, images, scheduler, sigma=sigma, key=key, noise=noise, after_batch=after_batch, compiled=compiled
         )
         return
-    workers = _Workers(engine, images, sigma, key, noise)
+    workers = _Workers(engine, images, sigma, key, noise, engine_time or EngineTime())
     in_flight: deque[tuple[list[Segment], Future[np.ndarray]]] = deque()
     with ThreadPoolExecutor(workers.threads, thread_name_prefix="sampler") as pool:
         clock = time.perf_counter()
@@ -92,13 +107,16 @@ def run(
 class _Workers:
     """What the threads share: free buffers, each with a noise source of its own, and the right to run the engine."""
 
-    def __init__(self, engine: Engine, images: ImageSet, sigma: float, key: str, noise: str) -> None:
-        self._engine = engine
+    def __init__(
+        self, engine: Engine, images: ImageSet, sigma: float, key: str, noise: str, engine_time: EngineTime
+    ) -> None:
+        self._engine, self._time, self._time_lock = engine, engine_time, Lock()
         size, shape = engine.info.batch_size, engine.info.input_shape
         self.rows = size * batches_per_buffer(size, shape)
         running = concurrent_calls(engine)
         self.threads = max(2, running)  # at least one to make noise while another runs the engine
         self._may_run = Semaphore(running)
+        engine_time.calls = running
         self._free: SimpleQueue[tuple[np.ndarray, BatchFiller]] = SimpleQueue()
         for _ in range(self.threads):
             self._free.put((np.zeros((self.rows, *shape), np.float32), BatchFiller(images, sigma, key, noise)))
@@ -109,7 +127,11 @@ class _Workers:
         try:
             filler.fill(buffer, segments)
             with self._may_run:
-                return votes_of_batches(self._engine, buffer, segments[-1].row + segments[-1].count)
+                begin = time.perf_counter()
+                vote_B = votes_of_batches(self._engine, buffer, segments[-1].row + segments[-1].count)
+                with self._time_lock:
+                    self._time.seconds += time.perf_counter() - begin
+            return vote_B
         finally:
             self._free.put((buffer, filler))
 
