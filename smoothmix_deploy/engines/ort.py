@@ -11,7 +11,7 @@ from ..artefacts import Artefact
 from ..errors import Unavailable
 from . import suitable_batch_size
 from .base import EngineInfo, usable_cores
-from .ort_session import image_input, onnxruntime, open_session, probe
+from .ort_session import image_input, int8_kernels_saturate, onnxruntime, open_session, probe
 
 RUNS = ("onnx",)
 
@@ -33,9 +33,8 @@ class OrtEngine:
         options.intra_op_num_threads = cores if low_latency else 1
         self.workers = 1 if low_latency else cores
         """Threads that may call `logits` at a time: sessions are safe to share."""
-        # Without it the int8 kernels of x86 processors that lack VNNI add pairs of products in 16 bits and saturate:
-        # wrong by the size of the logits. Processors with VNNI do not look at it.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if artefact.precision not in ("fp32", "fp16", "bf16") and int8_kernels_saturate():
+            options.add_session_config_entry("session.x64quantprecision", "1")
         if artefact.precision == "fp8":  # its fused kernels take the scales of fp8 for something else (seen with 1.32)
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         self._session = open_session(artefact.file, options, ["CPUExecutionProvider"])
