@@ -4,7 +4,7 @@
 
 Untrained weights (speed does not depend on them). Each network is exported to every format and precision that can be
 built here, through the parity gate; each artefact runs on every engine here that takes it. For each batch size: the raw
-engine's rate and the certifier's own loop, alternating; the reference's loop (PyTorch eager, batches of 1,000, noise by
+engine's rate and the certifier's own loop, alternating; the reference's loop (PyTorch eager, channels last, which the public scripts are not, batches of 1,000, noise by
 torch.randn_like, votes counted one by one) in the same run and on the same device. What cannot be built or run is
 listed with its reason. With --minutes the study stops in time and keeps what it has; the file is written after every
 configuration.
