@@ -2,6 +2,7 @@
 
 import json
 import signal
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import smoothmix_deploy as smx
 from smoothmix_deploy.data import InMemorySet
 from smoothmix_deploy.models.build import build_model
 from smoothmix_deploy.models.run_folder import load_model, read_config
+from smoothmix_deploy.training import loop, run
 from smoothmix_deploy.training.attack import adversarial_path, project
 from smoothmix_deploy.training.batches import BatchSource, augment_batch
 from smoothmix_deploy.training.loop import learning_rate
@@ -170,6 +172,26 @@ def test_epochs_take_every_image_once_in_orders_of_their_own():
     assert order(1, first=2) == order(1)[32:]
     other = BatchSource(images, 16, "none", 1, torch.device("cpu"))
     assert [x.sum() for x, _ in other.epoch(0)] != [x.sum() for x, _ in source.epoch(0)]
+
+
+def test_after_epoch_adds_to_the_line_and_changes_nothing_else(tmp_path, monkeypatch):
+    """Called once an epoch with the model in eval mode; what it returns is in metrics.jsonl; the weights are the same."""
+    smx.train(out=tmp_path / "plain", method="gaussian", **BUDGET)
+    seen = []
+
+    def after_epoch(model, line):
+        assert not model.training
+        seen.append(line["epoch"])
+        return {"extra": line["epoch"] * 10}
+
+    monkeypatch.setattr(run, "Trainer", partial(loop.Trainer, after_epoch=after_epoch))
+    result = smx.train(out=tmp_path / "hooked", method="gaussian", **BUDGET)
+    assert seen == [0, 1, 2]
+    lines = [json.loads(line) for line in (tmp_path / "hooked" / "metrics.jsonl").open()]
+    assert [line["extra"] for line in lines] == [0, 10, 20]
+    assert result.metrics["extra"] == 20
+    plain, hooked = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "hooked"))
+    assert plain == hooked
 
 
 def test_seeds_matter(tmp_path):

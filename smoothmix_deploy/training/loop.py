@@ -11,7 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -83,6 +83,15 @@ class Position:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
+AfterEpoch = Callable[[BaseClassifier, dict[str, Any]], dict[str, Any]]
+"""(model in eval mode, the epoch's line of metrics.jsonl) -> what to add to that line. May write files of its own."""
+
+
+def nothing_more(model: BaseClassifier, line: dict[str, Any]) -> dict[str, Any]:
+    """The default of `Trainer.after_epoch`."""
+    return {}
+
+
 @dataclass
 class Trainer:
     """One run into one folder."""
@@ -97,6 +106,7 @@ class Trainer:
     seed: int
     device: torch.device
     progress: Progress
+    after_epoch: AfterEpoch = nothing_more
 
     def __post_init__(self) -> None:
         hp = self.hp
@@ -192,6 +202,8 @@ class Trainer:
             "seconds": round(position.seconds, 3),
             "images_per_second": round(position.images / max(position.seconds, 1e-9), 1),
         }
+        self.model.eval()
+        line |= self.after_epoch(self.model, dict(line))
         self._position = Position(epoch=position.epoch + 1, history=[*position.history, line])
         self._save_state()
         self._write_results()
@@ -216,7 +228,6 @@ class Trainer:
         for x, y in source.epoch(0):
             noise = torch.randn(x.shape, generator=generator, device=self.device) * self.hp.sigma
             correct += int((self.model(x + noise).argmax(dim=1) == y).sum())
-        self.model.train()
         return correct / len(self.evaluation)
 
     def _report(self) -> None:
