@@ -49,6 +49,12 @@ def command(
     warmup_epochs: Annotated[
         int | None, typer.Option("--warmup-epochs", help="Epochs until the full mix loss.")
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="fp32, or bf16: the network's products in bfloat16.")
+    ] = None,
+    compile: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="torch.compile the network; needs a C++ compiler.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     device: o.Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -63,8 +69,8 @@ def command(
             skip=skip, arch=arch, method=method, sigma=sigma, epochs=epochs, batch_size=batch_size, lr=lr,
             lr_step=lr_step, lr_gamma=lr_gamma, schedule=schedule, momentum=momentum, weight_decay=weight_decay, m=m,
             attack_steps=attack_steps, attack_step_size=attack_step_size, eta=eta,
-            one_step_adversary=one_step_adversary, max_norm=max_norm, warmup_epochs=warmup_epochs, seed=seed,
-            device=device, resume=resume, progress=progress,
+            one_step_adversary=one_step_adversary, max_norm=max_norm, warmup_epochs=warmup_epochs, precision=precision,
+            compile=compile, seed=seed, device=device, resume=resume, progress=progress,
         )  # fmt: skip
     last = result.metrics
     if json:

@@ -26,6 +26,7 @@ from ..messages import first_line
 from ..models.build import BaseClassifier
 from ..models.run_folder import RunConfig, save_weights, write_config
 from ..progress import Progress
+from .acceleration import Accelerated
 from .batches import BatchSource, keyed_generator
 from .methods import step_function
 from .recipes import HyperParameters
@@ -111,6 +112,7 @@ class Trainer:
     def __post_init__(self) -> None:
         hp = self.hp
         self._step = step_function(hp.method)
+        self._network = Accelerated(self.model, precision=hp.precision, compile=hp.compile)
         self._source = BatchSource(self.images, hp.batch_size, self.augment, self.seed, self.device)
         self._optimizer = torch.optim.SGD(
             self.model.parameters(), lr=hp.lr, momentum=hp.momentum, weight_decay=hp.weight_decay
@@ -173,7 +175,7 @@ class Trainer:
         noise = torch.randn((hp.m, *x.shape), generator=generator, device=self.device).mul_(hp.sigma)
         lam = torch.rand(len(x), generator=generator, device=self.device) / 2
         warmup = min(1.0, (position.epoch + 1) / hp.warmup_epochs)
-        loss = self._step(self.model, x, y, Draws(noise, lam), hp, warmup)
+        loss = self._step(self._network, x, y, Draws(noise, lam), hp, warmup)
         value = float(loss.total.detach())
         if not math.isfinite(value):
             raise CheckFailed(
@@ -227,7 +229,7 @@ class Trainer:
         correct = 0
         for x, y in source.epoch(0):
             noise = torch.randn(x.shape, generator=generator, device=self.device) * self.hp.sigma
-            correct += int((self.model(x + noise).argmax(dim=1) == y).sum())
+            correct += int((self._network(x + noise).argmax(dim=1) == y).sum())
         return correct / len(self.evaluation)
 
     def _report(self) -> None:

@@ -40,6 +40,10 @@ class HyperParameters:
     one_step_adversary: bool = False
     max_norm: float | None = None
     warmup_epochs: int = 10
+    precision: str = "fp32"
+    """fp32, or bf16: the network's products in bfloat16 (see `acceleration`)."""
+    compile: bool = False
+    """torch.compile the network."""
 
     def __post_init__(self) -> None:
         for name, ok, wanted in (
@@ -62,12 +66,14 @@ class HyperParameters:
             ("max_norm", self.max_norm is None or self.max_norm > 0, "positive"),
             ("warmup_epochs", self.warmup_epochs >= 1, "at least 1"),
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
+            ("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
         ):
             if not ok:
                 raise BadInput(f"--{name.replace('_', '-')} {getattr(self, name)}: must be {wanted}")
 
 
 SCHEDULES = ("step", "cosine", "one-cycle")
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
