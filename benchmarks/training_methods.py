@@ -3,7 +3,7 @@
     OMP_WAIT_POLICY=PASSIVE python benchmarks/training_methods.py mnist --data-root DATA --work WORK --out OUT
 
 Each method is trained by its recipe (hyper-parameters of its paper), for the same few epochs under one one-cycle schedule,
-exported through the parity gate and certified on ONNX Runtime with the fixed rule. WORK keeps run folders, exports and
+exported through the parity gate and certified with the fixed rule on the engine of the study. WORK keeps run folders, exports and
 certificates: a run that was stopped goes on where it was, and what is finished is not done again.
 """
 
@@ -20,7 +20,6 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import smoothmix_deploy as smx
-from smoothmix_deploy.artefacts import open_artefact
 from smoothmix_deploy.benchmarking.environment import environment
 from smoothmix_deploy.certificates import read_certificates
 from smoothmix_deploy.files import write_json, write_text
@@ -35,6 +34,7 @@ class Study:
     runs: dict[str, tuple[str, dict[str, Any]]]
     """Name in the table -> (recipe, what differs from it beside `training`)."""
     training: dict[str, Any]
+    export: dict[str, Any]
     certification: dict[str, Any]
     radii: list[float] = field(default_factory=list)
 
@@ -52,7 +52,8 @@ STUDIES = {
             "SmoothAdv": ("smoothadv-mnist-0.50", {}),
         },
         {"schedule": "one-cycle", "lr": 0.02, "warmup_epochs": 2, "precision": "bf16"},
-        {"n": 100_000, "skip": 100},
+        {"format": "openvino", "precision": "bf16"},
+        {"n": 100_000, "skip": 100, "engine": "openvino"},
         [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75],
     ),
     "cifar10": Study(
@@ -64,7 +65,8 @@ STUDIES = {
             "Gaussian, m = 2": ("gaussian-cifar10-0.25", {"m": 2}),
         },
         {"schedule": "one-cycle", "lr": 0.1, "warmup_epochs": 1, "precision": "bf16"},
-        {"n": 1_000, "stop": 1000},
+        {"format": "onnx", "precision": "fp32"},
+        {"n": 1_000, "stop": 1000, "engine": "ort"},
         [0.0, 0.25, 0.5],
     ),
 }
@@ -83,9 +85,9 @@ def run(study: Study, name: str, a: argparse.Namespace) -> dict[str, Any]:
             resume=folder.exists(), **{**study.training, **changes},
         )  # fmt: skip
     if not (exported / "manifest.json").exists():
-        smx.export(folder, out=exported, max_disagreement=0.01)
+        smx.export(folder, out=exported, **study.export)
     smx.certify(
-        open_artefact(exported).path, engine="ort", **test_data, out=certificates, resume=certificates.exists(), seed=1,
+        exported, **test_data, out=certificates, resume=certificates.exists(), seed=1,
         **study.certification,
     )  # fmt: skip
     file = read_certificates(certificates)
@@ -118,12 +120,12 @@ def text_of(study: Study, rows: list[dict[str, Any]], a: argparse.Namespace) -> 
             f"| {row['training_seconds'] / 60:.1f} |"
         )
     settings = ", ".join(f"{k} {v}" for k, v in study.training.items())
-    images = ", ".join(f"{k} {v}" for k, v in study.certification.items() if k != "n")
+    images = ", ".join(f"{k} {v}" for k, v in study.certification.items() if k not in ("n", "engine"))
     lines += [
         "",
         f"A short budget, not the paper's (90 epochs for MNIST, 150 for CIFAR-10): {a.epochs} epochs each, {settings}; the "
         f"rest by the recipes. One seed. Certified: {first['images']:,} test images ({images}), n = {first['manifest_n']:,},"
-        " alpha = 0.001, rule fixed, ONNX Runtime, fp32.",
+        f" alpha = 0.001, rule fixed; {study.export['format']} in {study.export['precision']} on {study.certification['engine']}.",
     ]
     return lines
 

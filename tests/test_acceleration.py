@@ -60,7 +60,7 @@ def test_a_failing_compiler_is_one_line(network, monkeypatch):
         raise torch._dynamo.exc.TorchDynamoException("no working C++ compiler\nmore")
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
-    with pytest.raises(smx.Unavailable, match="--compile: torch.compile failed .*; train without it$"):
+    with pytest.raises(smx.Unavailable, match=r"--compile: torch.compile failed .*; train without it$"):
         Accelerated(network, compile=True)(X)
 
 

@@ -33,6 +33,8 @@ class Schedule:
     """Samples at which spending turns from linear to logarithmic (`statistics.sequential.spent_by`)."""
     futility: float = 0.01
     """Chance to give up a radius that is just true."""
+    kept: float = 0.0
+    """Share of the errors that only the last look may spend."""
 
     def check(self, rule: str, n: int) -> None:
         """BadInput unless boundaries can be computed in reasonable time."""
@@ -40,6 +42,8 @@ class Schedule:
             raise BadInput(f"--n {n}: --rule {rule} takes at most {MOST_SAMPLES:,} samples an image")
         if not isinstance(self.first_look, int) or not 1 <= self.first_look <= MOST_SAMPLES:
             raise BadInput(f"--rule {rule}: first_look {self.first_look} must be a whole number from 1")
+        if not 0 <= self.kept < 1:
+            raise BadInput(f"--rule {rule}: kept {self.kept} must be in [0, 1)")
         if not 1.01 <= self.look_ratio <= 100 or not 1e-3 <= self.spending <= 1e9 or not 1e-100 <= self.futility < 0.5:
             raise BadInput(
                 f"--rule {rule}: impossible look_ratio {self.look_ratio}, spending {self.spending} or futility {self.futility}"
@@ -58,6 +62,7 @@ class Schedule:
             "look_ratio": self.look_ratio,
             "spending": self.spending,
             "futility": self.futility,
+            **({"kept": self.kept} if self.kept else {}),
         }
 
 
@@ -71,8 +76,8 @@ class Boundaries:
         self.p0 = [probability_above(r, sigma) for r in radii]
         # Samples may come from a distribution that gives the class up to `slack` more than the theorem's noise does.
         tested = [min(p + slack, math.nextafter(1.0, 0.0)) for p in self.p0]
-        upper = [upper_boundary(p, alpha, self.looks, schedule.spending) for p in tested]
-        lower = [lower_boundary(p, schedule.futility, self.looks, schedule.spending) for p in tested]
+        upper = [upper_boundary(p, alpha, self.looks, schedule.spending, schedule.kept) for p in tested]
+        lower = [lower_boundary(p, schedule.futility, self.looks, schedule.spending, schedule.kept) for p in tested]
         # Raising an upper boundary only makes it harder to cross; lowering a lower one only makes it harder to give up.
         self.upper_RL = np.maximum.accumulate(np.array(upper, np.int64), axis=0)
         self.lower_RL = np.minimum.accumulate(np.array(lower, np.int64)[::-1], axis=0)[::-1]

@@ -33,6 +33,7 @@ class GridRule(BoundaryRule):
     spending: float = 1e5
     """Later than for one radius: most samples go to images near a cell's edge, and those need what is kept for the end."""
     futility: float = Schedule.futility
+    kept: float = 0.5
     slack: float = 0.0
     """What the noise takes off p_lower (`statistics.bounds.grid_noise_slack`)."""
     name: str = field(default="grid", init=False)
@@ -53,7 +54,7 @@ class GridRule(BoundaryRule):
 
     @property
     def _schedule(self) -> Schedule:
-        return Schedule(self.first_look, self.look_ratio, self.spending, self.futility)
+        return Schedule(self.first_look, self.look_ratio, self.spending, self.futility, self.kept)
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -39,13 +39,14 @@ def probability_above(radius: float, sigma: float) -> float:
     return min(float(special.ndtr(radius / sigma)) * (1 + 1e-12), math.nextafter(1.0, 0.0))
 
 
-def spent_by(t: int, n: int, scale: float) -> float:
-    """The share of the error that may be spent by sample t of n: `log(1 + t/scale) / log(1 + n/scale)`."""
-    return min(1.0, math.log1p(t / scale) / math.log1p(n / scale))
+def spent_by(t: int, n: int, scale: float, kept: float = 0.0) -> float:
+    """The share of the error that may be spent by sample t of n: `(1 - kept) log(1 + t/scale) / log(1 + n/scale)`, and all
+    of it at n."""
+    return min(1.0, (1 - kept) * math.log1p(t / scale) / math.log1p(n / scale)) if t < n else 1.0
 
 
 @lru_cache(maxsize=4096)
-def upper_boundary(p0: float, error: float, looks: tuple[int, ...], scale: float) -> tuple[int, ...]:
+def upper_boundary(p0: float, error: float, looks: tuple[int, ...], scale: float, kept: float = 0.0) -> tuple[int, ...]:
     """U_i, one a look: P[S >= U_i at any look] <= `error` for every p <= p0. U_i = t_i + 1: cannot be reached.
 
     Larger p0 gives stochastically larger counts, so p0 is the worst case of p <= p0. Nothing is absorbed at a lower
@@ -61,7 +62,7 @@ def upper_boundary(p0: float, error: float, looks: tuple[int, ...], scale: float
         step, step_low = _binomial(t - before, p0, left_out)
         mass, low, before = np.convolve(mass, step), low + step_low, t
         tail = np.append(np.cumsum(mass[::-1])[::-1], 0.0)
-        cut = int(np.argmax(used + tail <= budget * spent_by(t, looks[-1], scale)))
+        cut = int(np.argmax(used + tail <= budget * spent_by(t, looks[-1], scale, kept)))
         upper.append(min(low + cut, t + 1))
         used += float(tail[cut])
         mass = mass[:cut]
@@ -71,12 +72,12 @@ def upper_boundary(p0: float, error: float, looks: tuple[int, ...], scale: float
     return tuple(upper)
 
 
-def lower_boundary(p0: float, error: float, looks: tuple[int, ...], scale: float) -> tuple[int, ...]:
+def lower_boundary(p0: float, error: float, looks: tuple[int, ...], scale: float, kept: float = 0.0) -> tuple[int, ...]:
     """L_i, one a look: P[S <= L_i at any look] <= `error` for every p >= p0. L_i = -1: cannot be reached.
 
     The mirror image of the upper boundary: failures with probability 1 - p0 (exact for p0 >= 1/2).
     """
-    return tuple(t - u for t, u in zip(looks, upper_boundary(1 - p0, error, looks, scale), strict=True))
+    return tuple(t - u for t, u in zip(looks, upper_boundary(1 - p0, error, looks, scale, kept), strict=True))
 
 
 def _binomial(n: int, p: float, left_out: float) -> tuple[np.ndarray, int]:
