@@ -149,21 +149,21 @@ class Trainer:
         self._finish_epoch()
 
     def _mini_batches(self, x: torch.Tensor, y: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """m mini-batches of len(x) // m images (a remainder is left out, as in the authors' code)."""
-        size = len(x) // self.hp.m
-        for i in range(self.hp.m if size else 0):
+        """One an optimiser step, of equal size (a remainder is left out, as in the authors' code)."""
+        count = self.hp.steps_a_batch
+        size = len(x) // count
+        for i in range(count if size else 0):
             yield x[i * size : (i + 1) * size], y[i * size : (i + 1) * size]
 
     def _update(self, x: torch.Tensor, y: torch.Tensor, mini_batch: int) -> None:
         hp, position = self.hp, self._position
-        fraction = (position.batch + mini_batch / hp.m) / len(self._source)
+        fraction = (position.batch + mini_batch / hp.steps_a_batch) / len(self._source)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(hp, position.epoch, fraction)
         generator = keyed_generator(self.device, self.seed, position.epoch, position.batch, mini_batch)
         noise = torch.randn((hp.m, *x.shape), generator=generator, device=self.device).mul_(hp.sigma)
         lam = torch.rand(len(x), generator=generator, device=self.device) / 2
-        warmup = min(1.0, (position.epoch + 1) / hp.warmup_epochs)
-        loss = self._step(self.model, x, y, Draws(noise, lam), hp, warmup)
+        loss = self._step(self.model, x, y, Draws(noise, lam), hp, hp.warmup(position.epoch))
         value = float(loss.total.detach())
         if not math.isfinite(value):
             raise CheckFailed(

@@ -23,7 +23,7 @@ from ..progress import Progress, silent
 from ..versions import versions
 from .loop import Trainer
 from .methods import step_function
-from .recipes import HyperParameters, Recipe, as_record, find_recipe, override, recipes
+from .recipes import Recipe, as_record, find_recipe, general, override, recipes
 
 _DEFAULT_ARCH = {
     "digits": "digits-cnn", "mnist": "lenet", "fashion-mnist": "lenet", "cifar10": "cifar-resnet110",
@@ -70,7 +70,6 @@ def train(
         raise BadInput(f"--seed {seed}: must lie in 0 .. 2^63 - 1")
     chosen = _choose(recipe, data, arch, method, sigma)
     hp = override(chosen.hyper_parameters, sigma=sigma, **hyper_parameters)
-    step_function(hp.method)  # BadInput for unknown methods, before anything is written
     check_folder(out, resume=resume)
     images = load_data(chosen.data, root=data_root, split="train", download=download)
     if (start, stop, skip) != (None, None, None):
@@ -138,7 +137,8 @@ def _choose(recipe: str | None, data: str | None, arch: str | None, method: str 
             raise BadInput(f"--method {method}: recipe {recipe} is for {found.hyper_parameters.method}")
         return Recipe(found.name, data or found.data, arch or found.arch, found.hyper_parameters, found.source)
     data, method = data or "digits", method or "smoothmix"
-    data_info(data)  # BadInput for unknown names
+    step_function(method)  # BadInput for unknown names
+    data_info(data)
     same = [r for r in recipes() if r.data == data and r.hyper_parameters.method == method]
     exact = [r for r in same if sigma is None or r.hyper_parameters.sigma == sigma]
     arch = arch or _DEFAULT_ARCH.get(data)
@@ -148,8 +148,7 @@ def _choose(recipe: str | None, data: str | None, arch: str | None, method: str 
         raise BadInput("--sigma: missing (the noise level to train for, e.g. 0.5), or choose a --recipe")
     if exact:
         return Recipe(exact[0].name, data, arch, exact[0].hyper_parameters, exact[0].source)
-    hp = same[0].hyper_parameters if same else HyperParameters(epochs=30, lr=0.05, schedule="one-cycle", m=2, eta=1.0)
-    return Recipe("", data, arch, override(hp, method=method), "general defaults")
+    return Recipe("", data, arch, same[0].hyper_parameters if same else general(method), "general defaults")
 
 
 def _same_run(out: Path, config: RunConfig) -> RunConfig:
