@@ -28,7 +28,9 @@ def command(
             help="digits-cnn, lenet, cifar-resnet20|32|44|56|110, resnet18|50, timm:NAME, pkg.module:callable.",
         ),
     ] = None,
-    method: Annotated[str | None, typer.Option("--method", help="smoothmix or gaussian.")] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="smoothmix, gaussian, stability, smoothadv, macer or consistency.")
+    ] = None,
     sigma: Annotated[float | None, typer.Option("--sigma", help="Noise level in [0, 1] pixel units.")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images loaded at a time.")] = None,
@@ -41,15 +43,28 @@ def command(
     m: Annotated[int | None, typer.Option("--m", "--num-noise", help="Noise draws an image.")] = None,
     attack_steps: Annotated[int | None, typer.Option("--attack-steps", help="T of the attack.")] = None,
     attack_step_size: Annotated[float | None, typer.Option("--attack-step-size", help="alpha of the attack.")] = None,
-    eta: Annotated[float | None, typer.Option("--eta", help="Weight of the mix loss.")] = None,
+    eta: Annotated[
+        float | None, typer.Option("--eta", help="Weight of SmoothMix's mix loss, or of Consistency's entropy.")
+    ] = None,
     one_step_adversary: Annotated[
         bool | None,
         typer.Option("--one-step-adversary/--no-one-step-adversary", help="Mix from x_1 instead of x."),
     ] = None,
-    max_norm: Annotated[float | None, typer.Option("--max-norm", help="L2 ball of the attack; default: none.")] = None,
-    warmup_epochs: Annotated[
-        int | None, typer.Option("--warmup-epochs", help="Epochs until the full mix loss.")
+    max_norm: Annotated[
+        float | None,
+        typer.Option(
+            "--max-norm", "--epsilon", help="L2 ball of the attack in [0, 1] pixel units: SmoothAdv's epsilon."
+        ),
     ] = None,
+    warmup_epochs: Annotated[
+        int | None,
+        typer.Option("--warmup-epochs", help="Epochs until the full mix loss or epsilon; before MACER's robust term."),
+    ] = None,
+    lbd: Annotated[
+        float | None, typer.Option("--lbd", help="Weight of the added term of stability, macer, consistency.")
+    ] = None,
+    beta: Annotated[float | None, typer.Option("--beta", help="MACER: factor of the logits.")] = None,
+    margin: Annotated[float | None, typer.Option("--margin", help="MACER: gamma of its paper.")] = None,
     precision: Annotated[
         str | None, typer.Option("--precision", help="fp32, or bf16: the network's products in bfloat16.")
     ] = None,
@@ -65,7 +80,7 @@ def command(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     json: o.Json = False,
 ) -> None:
-    """Train a base classifier with SmoothMix or the Gaussian baseline. Under torchrun: data-parallel."""
+    """Train a base classifier with SmoothMix or a baseline of its paper. Under torchrun: data-parallel."""
     import smoothmix_deploy as smx
     from smoothmix_deploy.progress import silent
     from smoothmix_deploy.training.launch import launched
@@ -76,9 +91,9 @@ def command(
             skip=skip, arch=arch, method=method, sigma=sigma, epochs=epochs, batch_size=batch_size, lr=lr,
             lr_step=lr_step, lr_gamma=lr_gamma, schedule=schedule, momentum=momentum, weight_decay=weight_decay, m=m,
             attack_steps=attack_steps, attack_step_size=attack_step_size, eta=eta,
-            one_step_adversary=one_step_adversary, max_norm=max_norm, warmup_epochs=warmup_epochs, precision=precision,
-            compile=compile, seed=seed, device=device, accumulate=accumulate, save_every=save_every, resume=resume,
-            progress=progress,
+            one_step_adversary=one_step_adversary, max_norm=max_norm, warmup_epochs=warmup_epochs, lbd=lbd,
+            beta=beta, margin=margin, precision=precision, compile=compile, seed=seed, device=device,
+            accumulate=accumulate, save_every=save_every, resume=resume, progress=progress,
         )  # fmt: skip
     if launched().rank:  # process 0 speaks for all
         return

@@ -484,7 +484,7 @@ TRAINING = [
       for name, values in {"sigma": "0 -1 nan inf", "epochs": "0 -1", "batch-size": "0 -1 1", "lr": "0 -1 nan inf",
                            "lr-step": "0", "schedule": "nope", "m": "0 -1", "attack-steps": "-1",
                            "attack-step-size": "0 nan", "eta": "-1 nan", "max-norm": "0 nan",
-                           "warmup-epochs": "0"}.items()
+                           "warmup-epochs": "-1", "lbd": "-1 nan", "beta": "0 nan", "margin": "0 inf"}.items()
       for value in values.split()],
     ("--arch nope", 2, "known: digits-cnn"),
     ("--arch lenet", 2, "does not take images of 1x8x8"),
@@ -493,6 +493,8 @@ TRAINING = [
     ("--recipe smoothmix-digit", 2, "did you mean smoothmix-digits-0.25"),
     ("--recipe smoothmix-digits-0.25 --method gaussian", 2, "--method gaussian"),
     ("--method nope", 2, "--method nope: unknown"),
+    ("--method smoothadv --attack-steps 0", 2, "--attack-steps of at least 1"),
+    ("--method macer --epochs 4 --warmup-epochs 4", 2, "--warmup-epochs 4: must be below --epochs 4"),
     ("--device cuda", 4, "--device cpu"),
     ("--start 64 --stop 64", 2, "selects none"),
     ("--data npz:FILES/good.npz", 2, "pass --arch"),

@@ -1,7 +1,7 @@
 """Our training steps against the authors' own: loss, gradients and BatchNorm statistics of one step.
 
-`golden/smoothmix_steps.json` holds numbers recorded by running the authors' training functions, unchanged, on inputs
-that are recreated here from seeds: PCG64's raw output and inverse distribution functions, no library's own sampling.
+`golden/smoothmix_steps.json` and `golden/baseline_steps.json` hold numbers recorded by running the authors' training
+functions, unchanged, on inputs that are recreated here from seeds: PCG64's raw output and inverse distribution functions, no library's own sampling.
 
 Tolerance. In float64 both sides agree to rounding (1e-14 to 1e-12), so the limit is 1e-9: tight enough for any wrong
 constant, free of any argument about summation order. The float32 case is what training really runs: sums are taken in
@@ -22,10 +22,11 @@ from scipy.special import ndtri
 from smoothmix_deploy.data import data_info
 from smoothmix_deploy.models import build_model
 from smoothmix_deploy.training.methods import step_function
-from smoothmix_deploy.training.recipes import HyperParameters
+from smoothmix_deploy.training.recipes import HyperParameters, hyper_parameter_names
 from smoothmix_deploy.training.steps import Draws
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "smoothmix_steps.json").read_text(encoding="utf-8"))["steps"]
+FILES = [Path(__file__).parent / "golden" / name for name in ("smoothmix_steps.json", "baseline_steps.json")]
+GOLDEN = {name: step for file in FILES for name, step in json.loads(file.read_text(encoding="utf-8"))["steps"].items()}
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
 DATA = {"lenet": "mnist", "cifar-resnet20": "cifar10"}
 
@@ -66,16 +67,8 @@ def run_step():
         x = torch.as_tensor(uniform(seed, "images", (batch, *info.shape))).to(dtype)
         noise = torch.as_tensor(ndtri(uniform(seed, "noise", (m, *x.shape)))).to(dtype) * case["sigma"]
         lam = torch.as_tensor(uniform(seed, "lam", (batch,))).to(dtype) / 2
-        hp = HyperParameters(
-            method=case["method"],
-            sigma=case["sigma"],
-            m=m,
-            attack_steps=case["attack_steps"],
-            attack_step_size=case["alpha"],
-            eta=case["eta"],
-            one_step_adversary=case["one_step_adversary"],
-            max_norm=case["max_norm"],
-        )
+        named = {"attack_step_size" if key == "alpha" else key: value for key, value in case.items()}
+        hp = HyperParameters(**{key: value for key, value in named.items() if key in hyper_parameter_names()})
         y = torch.tensor(golden["labels"])
         loss = step_function(case["method"])(model, x, y, Draws(noise, lam), hp, case["warmup"])
         loss.total.backward()
@@ -105,7 +98,7 @@ def all_differences(golden, model, loss):
     """Everything recorded of a step, relative to its scale."""
     seed = golden["case"]["seed"]
     parts = {"loss": loss.total, **loss.parts}
-    found = {name: abs(float(part.detach()) - golden[name]) / abs(golden[name]) for name, part in parts.items()}
+    found = {name: abs(float(part.detach()) - golden[name]) / (abs(golden[name]) or 1) for name, part in parts.items()}
     gradients = {name: p.grad for name, p in model.net.named_parameters()}
     buffers = {name: b for name, b in model.net.named_buffers() if "running" in name}
     assert gradients.keys() == golden["gradients"].keys()

@@ -13,7 +13,7 @@ from ..messages import first_line
 
 
 class Accelerated(nn.Module):
-    """The network as it runs in training: noisy images [N, C, H, W] -> float32 logits [N, K].
+    """The network as it runs in training: noisy images [N, C, H, W] -> logits [N, K], never in bfloat16.
 
     Always channels last, the layout of the fast convolutions. `precision` bf16 is autocast: float32 weights, bfloat16
     products. `compile` hands the network to torch.compile. Raises Unavailable where there is no compiler for that.
@@ -26,11 +26,11 @@ class Accelerated(nn.Module):
         self._run = torch.compile(self.model, dynamic=False) if compile else self.model
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
-        """Logits, float32."""
+        """Logits."""
         x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=self._bf16):
             try:
                 logits: torch.Tensor = self._run(x_NCHW)
             except torch._dynamo.exc.TorchDynamoException as error:
                 raise Unavailable(f"--compile: torch.compile failed ({first_line(error)}); train without it") from None
-        return logits.float()
+        return logits.float() if self._bf16 else logits

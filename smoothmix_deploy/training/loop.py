@@ -74,7 +74,7 @@ class Trainer:
         self._division = Division(self.processes.rank, self.processes.world_size, self.accumulate)
         self._source = BatchSource(
             self.images, hp.batch_size, self.augment, self.seed, self.device,
-            m=hp.m, division=self._division, decoders=self.decoders,
+            m=hp.steps_a_batch, division=self._division, decoders=self.decoders,
         )  # fmt: skip
         self._optimizer = torch.optim.SGD(
             self.model.parameters(), lr=hp.lr, momentum=hp.momentum, weight_decay=hp.weight_decay
@@ -134,7 +134,7 @@ class Trainer:
             if batch is None:
                 self._finish_epoch()
                 return False
-            for number in range(self.hp.m if batch.size else 0):
+            for number in range(self.hp.steps_a_batch if batch.size else 0):
                 self._update(batch, number)
             position.batch += 1
             now = time.monotonic()
@@ -162,7 +162,7 @@ class Trainer:
     def _update(self, batch: Batch, number: int) -> None:
         """One optimiser step on mini-batch `number` of a loaded batch."""
         hp, position = self.hp, self._position
-        fraction = (position.batch + number / hp.m) / len(self._source)
+        fraction = (position.batch + number / hp.steps_a_batch) / len(self._source)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(hp, position.epoch, fraction)
         self._optimizer.zero_grad(set_to_none=True)
@@ -181,19 +181,18 @@ class Trainer:
         Noise is drawn for the whole mini-batch, on every process: draws depend on (seed, epoch, step, row) alone.
         """
         hp, position, size = self.hp, self._position, batch.size
-        own = len(batch) // hp.m
+        own = len(batch) // hp.steps_a_batch
         x_BCHW, y_B = (whole[number * own : (number + 1) * own] for whole in (batch.x_BCHW, batch.y_B))
         generator = keyed_generator(self.device, self.seed, position.epoch, position.batch, number)
         shape = (hp.m, size, *x_BCHW.shape[1:])
         noise = torch.randn(shape, generator=generator, device=self.device).mul_(hp.sigma)
         lam = torch.rand(size, generator=generator, device=self.device) / 2
-        warmup = min(1.0, (position.epoch + 1) / hp.warmup_epochs)
         parts = self._division.rows(size)
         sums: dict[str, torch.Tensor] = {}
         for rows in parts:
             here = slice(rows.start - parts[0].start, rows.stop - parts[0].start)
             x, y = x_BCHW[here], y_B[here]
-            loss = self._step(self._network, x, y, Draws(noise[:, rows], lam[rows]), hp, warmup)
+            loss = self._step(self._network, x, y, Draws(noise[:, rows], lam[rows]), hp, hp.warmup(position.epoch))
             weight = self._division.weight(rows, size)
             (loss.total * weight).backward()
             images = weight * size  # len(x), unless every process computes all of them

@@ -29,7 +29,7 @@ from .distributed import Processes, joined, own_device, share_batch_norm
 from .launch import Launch, launched
 from .loop import SAVE_EVERY_SECONDS, Trainer
 from .methods import step_function
-from .recipes import HyperParameters, Recipe, as_record, find_recipe, override, recipes
+from .recipes import HyperParameters, Recipe, as_record, find_recipe, general, override, recipes
 from .state import sole_run
 
 _DEFAULT_ARCH = {
@@ -84,10 +84,10 @@ def train(
     launch = launched()
     where = own_device(resolve_device(device), launch)
     parts = accumulate * launch.world_size
-    if hp.batch_size // hp.m < parts:
+    if hp.batch_size // hp.steps_a_batch < parts:
         raise BadInput(
             f"--accumulate {accumulate} x {launch.world_size} processes: more parts than the "
-            f"{hp.batch_size // hp.m} images of an optimiser step (--batch-size {hp.batch_size} / --m {hp.m})"
+            f"{hp.batch_size // hp.steps_a_batch} images of an optimiser step (--batch-size {hp.batch_size}, --m {hp.m})"
         )
     with joined(launch, where) as processes, ExitStack() as held:
         processes.lead(lambda: check_folder(out, resume=resume))
@@ -201,7 +201,8 @@ def _choose(recipe: str | None, data: str | None, arch: str | None, method: str 
             raise BadInput(f"--method {method}: recipe {recipe} is for {found.hyper_parameters.method}")
         return Recipe(found.name, data or found.data, arch or found.arch, found.hyper_parameters, found.source)
     data, method = data or "digits", method or "smoothmix"
-    data_info(data)  # BadInput for unknown names
+    step_function(method)  # BadInput for unknown names
+    data_info(data)
     same = [r for r in recipes() if r.data == data and r.hyper_parameters.method == method]
     exact = [r for r in same if sigma is None or r.hyper_parameters.sigma == sigma]
     arch = arch or _DEFAULT_ARCH.get(data)
@@ -211,8 +212,7 @@ def _choose(recipe: str | None, data: str | None, arch: str | None, method: str 
         raise BadInput("--sigma: missing (the noise level to train for, e.g. 0.5), or choose a --recipe")
     if exact:
         return Recipe(exact[0].name, data, arch, exact[0].hyper_parameters, exact[0].source)
-    hp = same[0].hyper_parameters if same else HyperParameters(epochs=30, lr=0.05, schedule="one-cycle", m=2, eta=1.0)
-    return Recipe("", data, arch, override(hp, method=method), "general defaults")
+    return Recipe("", data, arch, same[0].hyper_parameters if same else general(method), "general defaults")
 
 
 def _same_run(out: Path, config: RunConfig) -> RunConfig:

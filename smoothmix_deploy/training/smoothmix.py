@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .attack import adversarial_path, project
+from .attack import adversarial_path, project, under_attack
 from .recipes import HyperParameters
 from .steps import Draws, StepLoss, mean_softmax, noisy_copies
 
@@ -52,18 +52,11 @@ def _attack(
     hp: HyperParameters,
     warmup: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(clean side, far side) of the mix. Leaves the model as it found it: training mode, parameter gradients."""
-    training = model.training
-    wanted = [(p, p.requires_grad) for p in model.parameters()]
-    model.eval().requires_grad_(False)
-    try:
+    """(clean side, far side) of the mix."""
+    with under_attack(model):
         first, far = adversarial_path(
             model, x, y, noise, steps=hp.attack_steps, step_size=hp.attack_step_size, max_norm=hp.max_norm
         )
-    finally:
-        model.train(training)
-        for parameter, requires_grad in wanted:
-            parameter.requires_grad_(requires_grad)
     if not hp.one_step_adversary:
         return x, far
     return project(first, x, warmup * hp.attack_step_size), far

@@ -31,7 +31,7 @@ class StepLoss:
 
 
 Step = Callable[[nn.Module, torch.Tensor, torch.Tensor, Draws, HyperParameters, float], StepLoss]
-"""(model, x [B, C, H, W] in [0, 1], y [B], draws, hyper-parameters, warm-up in (0, 1]) -> loss."""
+"""(model, x [B, C, H, W] in [0, 1], y [B], draws, hyper-parameters, warm-up in [0, 1]) -> loss."""
 
 
 def noisy_copies(x_BCHW: torch.Tensor, noise_MBCHW: torch.Tensor) -> torch.Tensor:
