@@ -5,6 +5,15 @@ from .terminal import print_json
 
 NAME = "recipes"
 
+_OWN = {
+    "smoothmix": (("attack_steps", "T"), ("attack_step_size", "step"), ("eta", "eta")),
+    "stability": (("lbd", "lbd"),),
+    "smoothadv": (("attack_steps", "T"), ("max_norm", "epsilon"), ("warmup_epochs", "warm-up")),
+    "macer": (("lbd", "lbd"), ("beta", "beta"), ("margin", "margin"), ("warmup_epochs", "robust term after epoch")),
+    "consistency": (("lbd", "lbd"), ("eta", "eta")),
+}
+"""What `smx recipes` shows of each method: (hyper-parameter, label)."""
+
 
 def command(json: o.Json = False) -> None:
     """List the named training recipes."""
@@ -20,7 +29,8 @@ def command(json: o.Json = False) -> None:
     for r in found:
         hp = r.hyper_parameters
         values = f"{hp.epochs} epochs, lr {hp.lr:g}, m {hp.m}"
-        if hp.method == "smoothmix":
-            osa = ", one-step adversary" if hp.one_step_adversary else ""
-            values += f", T {hp.attack_steps}, step {hp.attack_step_size:g}, eta {hp.eta:g}{osa}"
+        own = _OWN.get(hp.method, ())
+        values += "".join(f", {label} {getattr(hp, name):g}" for name, label in own)
+        if hp.method == "smoothmix" and hp.one_step_adversary:
+            values += ", one-step adversary"
         print(f"{r.name:<{width}}  {r.arch:<15}  {values}  [{r.source}]")

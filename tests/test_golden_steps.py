@@ -134,6 +134,13 @@ def test_step_equals_the_authors(name, run_step):
         ("lenet-max-norm", {"max_norm": None}),
         ("lenet-float32", {"warmup": 0.301}),
         ("cifar-resnet20", {"attack_steps": 1}),
+        ("stability-lenet", {"lbd": 2.001}),
+        ("smoothadv-lenet", {"attack_steps": 9}),
+        ("smoothadv-lenet-warmup", {"warmup": 0.301}),
+        ("macer-lenet", {"beta": 16.01}),
+        ("macer-lenet-before", {"warmup": 1.0}),
+        ("macer-lenet-margin", {"margin": 8.0}),
+        ("consistency-lenet", {"eta": 0.501}),
     ],
 )
 def test_a_changed_step_is_noticed(name, changes, run_step):

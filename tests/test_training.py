@@ -15,12 +15,15 @@ from smoothmix_deploy.models.run_folder import load_model, read_config
 from smoothmix_deploy.training import loop, run
 from smoothmix_deploy.training.attack import adversarial_path, project
 from smoothmix_deploy.training.batches import BatchSource, crop_flip, draw_crop_flip
+from smoothmix_deploy.training.methods import METHODS
 from smoothmix_deploy.training.recipes import HyperParameters
 from smoothmix_deploy.training.schedule import learning_rate
 from smoothmix_deploy.training.smoothmix import smoothmix_step
 from smoothmix_deploy.training.steps import Draws
 
-BUDGET = {"data": "digits", "epochs": 3, "stop": 200, "batch_size": 64, "m": 2, "attack_steps": 2}
+BUDGET = {
+    "data": "digits", "epochs": 3, "stop": 200, "batch_size": 64, "m": 2, "attack_steps": 2, "warmup_epochs": 2,
+}  # fmt: skip
 
 
 def model_and_batch(batch=5, m=3):
@@ -106,7 +109,7 @@ def test_augmentation_crops_and_flips():
     assert 16 <= flips <= 48
 
 
-@pytest.mark.parametrize("method", ["smoothmix", "gaussian"])
+@pytest.mark.parametrize("method", METHODS)
 def test_stopped_and_resumed_is_bit_for_bit_the_same(tmp_path, method):
     """Ctrl-C in the middle of an epoch, then --resume: the weights of an uninterrupted run, and its metrics."""
     smx.train(out=tmp_path / "whole", method=method, **BUDGET)
@@ -133,6 +136,45 @@ def test_stopped_and_resumed_is_bit_for_bit_the_same(tmp_path, method):
     ]
     assert metrics[0] == metrics[1]
     assert [line["epoch"] for line in metrics[0]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("stability", {"batch_size": 32, "lr": 0.1}),
+        ("smoothadv", {"batch_size": 32, "lr": 0.1, "max_norm": 0.5}),
+        ("macer", {"batch_size": 16, "m": 4, "lr_step": 3}),
+        ("consistency", {"batch_size": 32, "lr": 0.1}),
+    ],
+)
+def test_baselines_learn(tmp_path, method, options):
+    """A minute's training would do better; chance is 0.1. MACER's robust term comes on in the fourth epoch."""
+    run = smx.train(out=tmp_path, method=method, **{**BUDGET, "epochs": 5, "stop": 600, "warmup_epochs": 3, **options})
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").open()]
+    natural = [line.get("natural", line["loss"]) for line in lines]
+    assert natural[-1] < 0.9 * natural[0]
+    assert lines[-1]["noisy_accuracy"] > 0.5
+    if method == "macer":
+        assert [line["robust"] > 0 for line in lines] == [False] * 3 + [True] * 2
+
+
+@pytest.mark.parametrize(
+    ("method", "sizes"),
+    [("smoothmix", [16] * 12 + [2] * 4), ("stability", [16] * 12 + [2] * 4), ("macer", [64] * 3 + [8])],
+)
+def test_steps_of_a_loaded_batch(tmp_path, monkeypatch, method, sizes):
+    """m steps on 1/m of its images each; MACER, as published, one on all. The last batch has 8 images."""
+    seen = []
+    step = METHODS[method]
+
+    def spy(model, x, y, draws, hp, warmup):
+        seen.append(len(x))
+        assert draws.noise_MBCHW.shape == (4, *x.shape)
+        return step(model, x, y, draws, hp, warmup)
+
+    monkeypatch.setitem(METHODS, method, spy)
+    smx.train(out=tmp_path, method=method, **{**BUDGET, "epochs": 1, "warmup_epochs": 0, "m": 4})
+    assert seen == sizes
 
 
 @pytest.mark.parametrize("batch", [1, 4, 8, 11, 12])

@@ -25,7 +25,7 @@ def macer_step(
     """NLL of the mean softmax + lbd * warmup * mean of sigma / 2 * (margin - (ppf(p_1) - ppf(p_2))).
 
     p_1 and p_2 are the two largest entries of the mean softmax of beta * F. The robust term counts samples with the
-    right answer whose ppf(p_1) - ppf(p_2) is finite and at most `margin`; the mean is over all B.
+    right answer whose ppf(p_1) - ppf(p_2) is at most `margin`; the mean is over all B.
     """
     m = len(draws.noise_MBCHW)
     logits = model(noisy_copies(x_BCHW, draws.noise_MBCHW))
@@ -40,11 +40,11 @@ def macer_step(
 def _robust(p_BK: torch.Tensor, y_B: torch.Tensor, hp: HyperParameters) -> torch.Tensor:
     top, classes = p_BK.topk(2)
     gap = (_ppf(top[:, 0]) - _ppf(top[:, 1])).detach()
-    counted = (classes[:, 0] == y_B) & gap.isfinite() & (gap <= hp.margin)
+    counted = (classes[:, 0] == y_B) & (gap <= hp.margin)
     top = top[counted]  # before ppf, whose gradient at 1 would be infinite
     return (hp.margin - (_ppf(top[:, 0]) - _ppf(top[:, 1]))).sum() * hp.sigma / 2 / len(y_B)
 
 
 def _ppf(p: torch.Tensor) -> torch.Tensor:
-    """The standard normal quantile, infinite where 2 p - 1 rounds to -1 or 1: the authors' code drops those samples."""
+    """The standard normal quantile, computed as in the authors' code: infinite where 2 p - 1 rounds to -1 or 1."""
     return torch.erfinv(2 * p - 1) * math.sqrt(2)
