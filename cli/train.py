@@ -52,6 +52,16 @@ def command(
     seed: Annotated[int, typer.Option("--seed")] = 0,
     device: o.Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    probe: Annotated[
+        int, typer.Option("--probe", help="Certified accuracy on so many test images after each epoch; 0: none.")
+    ] = 0,
+    probe_every: Annotated[int, typer.Option("--probe-every", help="Probe every so many epochs, and the last.")] = 1,
+    probe_radius: Annotated[
+        float | None, typer.Option("--probe-radius", help="At this radius; default: sigma.")
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also log to the run folder's tensorboard/.")
+    ] = False,
     json: o.Json = False,
 ) -> None:
     """Train a base classifier with SmoothMix or the Gaussian baseline."""
@@ -64,7 +74,8 @@ def command(
             lr_step=lr_step, lr_gamma=lr_gamma, schedule=schedule, momentum=momentum, weight_decay=weight_decay, m=m,
             attack_steps=attack_steps, attack_step_size=attack_step_size, eta=eta,
             one_step_adversary=one_step_adversary, max_norm=max_norm, warmup_epochs=warmup_epochs, seed=seed,
-            device=device, resume=resume, progress=progress,
+            device=device, resume=resume, probe=probe, probe_every=probe_every, probe_radius=probe_radius,
+            tensorboard=tensorboard, progress=progress,
         )  # fmt: skip
     last = result.metrics
     if json:

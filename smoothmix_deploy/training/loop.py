@@ -24,7 +24,7 @@ from ..errors import BadInput, CheckFailed, Stopped
 from ..files import atomic_path, to_json, write_text
 from ..messages import first_line
 from ..models.build import BaseClassifier
-from ..models.run_folder import RunConfig, save_weights, write_config
+from ..models.run_folder import METRICS, RunConfig, save_weights, write_config
 from ..progress import Progress
 from .batches import BatchSource, keyed_generator
 from .methods import step_function
@@ -32,7 +32,6 @@ from .recipes import HyperParameters
 from .steps import Draws
 
 STATE = "state.pt"
-METRICS = "metrics.jsonl"
 _SAVE_EVERY_SECONDS = 120.0
 
 

@@ -1,7 +1,7 @@
 """`smx train`: from a data set and a recipe to a run folder.
 
-Writes `config.json`, `model.safetensors`, `metrics.jsonl` (a line an epoch) and `state.pt`, from which `resume` goes on
-exactly: order, augmentation and noise are functions of (seed, epoch, step), so on the CPU a resumed run's weights are
+Writes `config.json`, `model.safetensors`, `metrics.jsonl` (a line an epoch), at the end `training.png` and
+`MODEL_CARD.md`, and `state.pt`, from which `resume` goes on exactly: order, augmentation and noise are functions of (seed, epoch, step), so on the CPU a resumed run's weights are
 those of an uninterrupted one, bit for bit.
 """
 
@@ -23,7 +23,9 @@ from ..progress import Progress, silent
 from ..versions import versions
 from .loop import Trainer
 from .methods import step_function
+from .probe import Probe
 from .recipes import HyperParameters, Recipe, as_record, find_recipe, override, recipes
+from .record import RunRecord
 
 _DEFAULT_ARCH = {
     "digits": "digits-cnn", "mnist": "lenet", "fashion-mnist": "lenet", "cifar10": "cifar-resnet110",
@@ -56,14 +58,19 @@ def train(
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
+    probe: int = 0,
+    probe_every: int = 1,
+    probe_radius: float | None = None,
+    tensorboard: bool = False,
     progress: Progress = silent,
     **hyper_parameters: Any,
 ) -> TrainResult:
     """Train a base classifier into the run folder `out`.
 
     Values come from `recipe`, or from the recipe that fits (method, data, sigma), and can each be overridden: see
-    `recipes.HyperParameters` for the names. `start`, `stop`, `skip` choose training images. Raises BadInput,
-    CheckFailed (the loss is not finite), Stopped (interrupted; resumable).
+    `recipes.HyperParameters` for the names. `start`, `stop`, `skip` choose training images. `probe`: the certified
+    accuracy at `probe_radius` (None: sigma) on so many test images, every `probe_every` epochs, into metrics.jsonl.
+    Raises BadInput, CheckFailed (the loss is not finite), Unavailable (no TensorBoard), Stopped (interrupted; resumable).
     """
     out = Path(out)
     if not 0 <= seed < 2**63:
@@ -104,6 +111,12 @@ def train(
     if resume and (out / CONFIG).exists():
         config = _same_run(out, config)
     where = resolve_device(device)
+    test = _test_images(chosen.data, data_root)
+    asked = Probe(
+        test, probe, every=probe_every, radius=probe_radius, sigma=hp.sigma, epochs=hp.epochs,
+        batch_size=hp.batch_size, num_classes=config.num_classes, seed=seed, device=where,
+    ) if probe else None  # fmt: skip
+    record = RunRecord(out, probe=asked, tensorboard=tensorboard)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_model(
@@ -121,12 +134,14 @@ def train(
         hp=hp,
         images=images,
         augment=info.augment if info else "none",
-        evaluation=_evaluation_images(chosen.data, data_root),
+        evaluation=test.subset(select(len(test), 0, 1000, 1)) if test else None,
         seed=seed,
         device=where,
         progress=progress,
+        after_epoch=record.after_epoch,
     )
     metrics = trainer.run(resume=resume)
+    record.finish(model)
     return TrainResult(out, hp.epochs, metrics)
 
 
@@ -174,15 +189,14 @@ def _same_run(out: Path, config: RunConfig) -> RunConfig:
     return stored
 
 
-def _evaluation_images(data: str, root: Path | str | None) -> ImageSet | None:
-    """Up to 1,000 test images for the noisy accuracy of each epoch; None where the set has no test split."""
+def _test_images(data: str, root: Path | str | None) -> ImageSet | None:
+    """For the noisy accuracy of each epoch (up to 1,000 of them) and the probe; None where there is no test split."""
     if data.startswith("npz:") or (data.startswith("folder:") and not _has_test_folder(data)):
         return None
     try:
-        images = load_data(data, root=root, split="test")
+        return load_data(data, root=root, split="test")
     except BadInput:
         return None
-    return images.subset(select(len(images), 0, 1000, 1))
 
 
 def _has_test_folder(data: str) -> bool:
