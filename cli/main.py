@@ -102,12 +102,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str], debug: bool) -> int:
     from smoothmix_deploy.errors import SmxError
+    from smoothmix_deploy.training.launch import launched
 
     try:
         code = app(arguments, prog_name="smx", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except UsageProblem as error:
-        error.show()
+        if launched().rank == 0:
+            error.show()
         return error.exit_code
     except SmxError as error:
         if debug:
@@ -124,7 +126,7 @@ def _run(arguments: list[str], debug: bool) -> int:
     except MemoryError:
         if debug:
             raise
-        _complain("out of memory; a smaller --batch-size needs less")
+        _complain("out of memory; a smaller --batch-size needs less", everywhere=True)
         return 5
     except OSError as error:
         if debug:
@@ -136,13 +138,17 @@ def _run(arguments: list[str], debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
-        _complain(f"unexpected {type(error).__name__}: {error} (a defect of smx; --debug shows where)")
+        _complain(f"unexpected {type(error).__name__}: {error} (a defect of smx; --debug shows where)", everywhere=True)
         return 1
     return 0
 
 
-def _complain(message: str) -> None:
-    print(f"smx: error: {' '.join(message.split())}", file=sys.stderr)
+def _complain(message: str, everywhere: bool = False) -> None:
+    """One line. Under torchrun an error that all processes meet alike is process 0's to tell."""
+    from smoothmix_deploy.training.launch import launched
+
+    if launched().rank == 0 or everywhere:
+        print(f"smx: error: {' '.join(message.split())}", file=sys.stderr)
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> Any:

@@ -1,5 +1,6 @@
 """smx train"""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -51,6 +52,10 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     device: o.Device = "auto",
+    accumulate: Annotated[
+        int, typer.Option("--accumulate", help="Compute each optimiser step in K parts: less memory, same result.")
+    ] = 1,
+    save_every: Annotated[float, typer.Option("--save-every", help="Seconds between saves for --resume.")] = 120.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     probe: Annotated[
         int, typer.Option("--probe", help="Certified accuracy on so many test images after each epoch; 0: none.")
@@ -64,19 +69,23 @@ def command(
     ] = False,
     json: o.Json = False,
 ) -> None:
-    """Train a base classifier with SmoothMix or the Gaussian baseline."""
+    """Train a base classifier with SmoothMix or the Gaussian baseline. Under torchrun: data-parallel."""
     import smoothmix_deploy as smx
+    from smoothmix_deploy.progress import silent
+    from smoothmix_deploy.training.launch import launched
 
-    with progress_bar() as progress:
+    with progress_bar() if launched().rank == 0 else nullcontext(silent) as progress:
         result = smx.train(
             out=out, recipe=recipe, data=data, data_root=data_root, download=download, start=start, stop=stop,
             skip=skip, arch=arch, method=method, sigma=sigma, epochs=epochs, batch_size=batch_size, lr=lr,
             lr_step=lr_step, lr_gamma=lr_gamma, schedule=schedule, momentum=momentum, weight_decay=weight_decay, m=m,
             attack_steps=attack_steps, attack_step_size=attack_step_size, eta=eta,
             one_step_adversary=one_step_adversary, max_norm=max_norm, warmup_epochs=warmup_epochs, seed=seed,
-            device=device, resume=resume, probe=probe, probe_every=probe_every, probe_radius=probe_radius,
-            tensorboard=tensorboard, progress=progress,
+            device=device, accumulate=accumulate, save_every=save_every, resume=resume, probe=probe,
+            probe_every=probe_every, probe_radius=probe_radius, tensorboard=tensorboard, progress=progress,
         )  # fmt: skip
+    if launched().rank:  # process 0 speaks for all
+        return
     last = result.metrics
     if json:
         print_json({"path": str(result.path), "epochs": result.epochs, "metrics": last})

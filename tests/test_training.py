@@ -2,7 +2,6 @@
 
 import json
 import signal
-from functools import partial
 
 import numpy as np
 import pytest
@@ -12,11 +11,11 @@ import smoothmix_deploy as smx
 from smoothmix_deploy.data import InMemorySet
 from smoothmix_deploy.models.build import build_model
 from smoothmix_deploy.models.run_folder import load_model, read_config
-from smoothmix_deploy.training import loop, run
 from smoothmix_deploy.training.attack import adversarial_path, project
-from smoothmix_deploy.training.batches import BatchSource, augment_batch
-from smoothmix_deploy.training.loop import learning_rate
+from smoothmix_deploy.training.batches import BatchSource, crop_flip, draw_crop_flip
 from smoothmix_deploy.training.recipes import HyperParameters
+from smoothmix_deploy.training.record import RunRecord
+from smoothmix_deploy.training.schedule import learning_rate
 from smoothmix_deploy.training.smoothmix import smoothmix_step
 from smoothmix_deploy.training.steps import Draws
 
@@ -93,7 +92,7 @@ def test_learning_rate():
 def test_augmentation_crops_and_flips():
     """Every result is some crop of the padded image or of its mirror image; both happen."""
     x = torch.arange(1, 2 * 3 * 32 * 32 + 1, dtype=torch.float32).view(2, 3, 32, 32).repeat(32, 1, 1, 1)
-    found = augment_batch(x, "crop-flip", torch.Generator().manual_seed(0))
+    found = crop_flip(x, draw_crop_flip(len(x), torch.Generator().manual_seed(0)))
     flips = 0
     for original, result in zip(x, found, strict=True):
         matches = []
@@ -104,7 +103,6 @@ def test_augmentation_crops_and_flips():
         assert len(matches) == 1
         flips += matches[0]
     assert 16 <= flips <= 48
-    assert torch.equal(augment_batch(x, "none", torch.Generator()), x)
 
 
 @pytest.mark.parametrize("method", ["smoothmix", "gaussian"])
@@ -165,13 +163,13 @@ def test_epochs_take_every_image_once_in_orders_of_their_own():
     source = BatchSource(images, 16, "none", 0, torch.device("cpu"))
 
     def order(epoch, first=0):
-        return [round(float(v) * 255) for x, _ in source.epoch(epoch, first) for v in x.flatten()]
+        return [round(float(v) * 255) for b in source.epoch(epoch, first) for v in b.x_BCHW.flatten()]
 
     assert sorted(order(0)) == sorted(order(1)) == list(range(50))
     assert order(0) == order(0) != order(1)
     assert order(1, first=2) == order(1)[32:]
     other = BatchSource(images, 16, "none", 1, torch.device("cpu"))
-    assert [x.sum() for x, _ in other.epoch(0)] != [x.sum() for x, _ in source.epoch(0)]
+    assert [b.x_BCHW.sum() for b in other.epoch(0)] != [b.x_BCHW.sum() for b in source.epoch(0)]
 
 
 def test_after_epoch_adds_to_the_line_and_changes_nothing_else(tmp_path, monkeypatch):
@@ -184,7 +182,7 @@ def test_after_epoch_adds_to_the_line_and_changes_nothing_else(tmp_path, monkeyp
         seen.append(line["epoch"])
         return {"extra": line["epoch"] * 10}
 
-    monkeypatch.setattr(run, "Trainer", partial(loop.Trainer, after_epoch=after_epoch))
+    monkeypatch.setattr(RunRecord, "after_epoch", lambda self, model, line: after_epoch(model, line))
     result = smx.train(out=tmp_path / "hooked", method="gaussian", **BUDGET)
     assert seen == [0, 1, 2]
     lines = [json.loads(line) for line in (tmp_path / "hooked" / "metrics.jsonl").open()]

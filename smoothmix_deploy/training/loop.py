@@ -1,86 +1,41 @@
-"""The training loop: optimiser, schedule, metrics and state, the same for every method.
+"""The training loop: optimiser, steps, metrics and when to save, the same for every method and number of processes.
 
 Knows nothing about recipes' names or the command line; a method is one pure function (see `steps`).
 """
 
 from __future__ import annotations
 
-import errno
-import json
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
 from ..data import ImageSet
 from ..errors import BadInput, CheckFailed, Stopped
-from ..files import atomic_path, to_json, write_text
-from ..messages import first_line
+from ..files import to_json, write_text
 from ..models.build import BaseClassifier
 from ..models.run_folder import METRICS, RunConfig, save_weights, write_config
 from ..progress import Progress
-from .batches import BatchSource, keyed_generator
+from .batches import Batch, BatchSource, keyed_generator
+from .distributed import Processes, local_statistics
+from .division import Division
 from .methods import step_function
 from .recipes import HyperParameters
+from .schedule import learning_rate
+from .state import STATE, Position, all_finite, make_state, read_state, restore, write_state
 from .steps import Draws
+from .stopping import StopRequests
+from .sums import Sums
 
-STATE = "state.pt"
-_SAVE_EVERY_SECONDS = 120.0
-
-
-def learning_rate(hp: HyperParameters, epoch: int, fraction: float) -> float:
-    """At `fraction` in [0, 1) of `epoch`. step: whole epochs; cosine and one-cycle (30 % linear rise): every step."""
-    if hp.schedule == "step":
-        return hp.lr * hp.lr_gamma ** (epoch // hp.lr_step)
-    done = (epoch + fraction) / hp.epochs
-    if hp.schedule == "cosine":
-        return hp.lr * 0.5 * (1 + math.cos(math.pi * done))
-    rise = 0.3
-    if done < rise:
-        return hp.lr * (0.1 + 0.9 * done / rise)
-    return hp.lr * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * (done - rise) / (1 - rise))))
-
-
-class StopRequests:
-    """Turns the first Ctrl-C or SIGTERM into a request that is honoured at a safe place; a second one acts at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequests:
-        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._request)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        signal.signal(number, self._before[number])
-
-
-@dataclass
-class Position:
-    """Where a run stands: `batch` loaded batches of `epoch` are done; sums over this epoch; finished epochs' lines."""
-
-    epoch: int = 0
-    batch: int = 0
-    images: int = 0
-    seconds: float = 0.0
-    sums: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-
+SAVE_EVERY_SECONDS = 120.0
+_CHECK_EVERY = {"cpu": 1}
+"""Updates between looks at the loss, by device; elsewhere 50, because a look waits for the device."""
+_ECHO_SECONDS = 3.0
+"""Under torchrun, within which a second signal is the first one's echo."""
 
 AfterEpoch = Callable[[BaseClassifier, dict[str, Any]], dict[str, Any]]
 """(model in eval mode, the epoch's line of metrics.jsonl) -> what to add to that line. May write files of its own."""
@@ -93,7 +48,7 @@ def nothing_more(model: BaseClassifier, line: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Trainer:
-    """One run into one folder."""
+    """One run into one folder. With several processes each has its own, and process 0's writes the files."""
 
     folder: Path
     config: RunConfig
@@ -106,30 +61,45 @@ class Trainer:
     device: torch.device
     progress: Progress
     after_epoch: AfterEpoch = nothing_more
+    processes: Processes = field(default_factory=Processes)
+    accumulate: int = 1
+    save_every: float = SAVE_EVERY_SECONDS
+    decoders: int = 4
 
     def __post_init__(self) -> None:
         hp = self.hp
         self._step = step_function(hp.method)
-        self._source = BatchSource(self.images, hp.batch_size, self.augment, self.seed, self.device)
+        self._division = Division(self.processes.rank, self.processes.world_size, self.accumulate)
+        self._source = BatchSource(
+            self.images, hp.batch_size, self.augment, self.seed, self.device,
+            m=hp.m, division=self._division, decoders=self.decoders,
+        )  # fmt: skip
         self._optimizer = torch.optim.SGD(
             self.model.parameters(), lr=hp.lr, momentum=hp.momentum, weight_decay=hp.weight_decay
         )
-        self._position = Position()
+        self._local_statistics = local_statistics(self.model)
+        self._start_from(Position())
         self._saved_at = time.monotonic()
 
+    def _start_from(self, position: Position) -> None:
+        self._position = position
+        self._sums = Sums(position.sums, self.device)
+        self._mean_loss = math.nan
+        self._unchecked: list[
+            tuple[int, int]
+        ] = []  # (batch, mini-batch) of the updates since the last look at the loss
+
     def run(self, *, resume: bool) -> dict[str, Any]:
-        """Train to the last epoch; the metrics of that epoch. Ctrl-C stops after the batch at hand."""
-        if resume and (self.folder / STATE).exists():
-            self._load_state()
+        """Train to the last epoch; the metrics of that epoch. Ctrl-C in any process stops all after the batch at hand."""
+        self._start(resume)
         hint = "run the same command with --resume to go on"
+        echo = _ECHO_SECONDS if self.processes.world_size > 1 else 0.0
         try:
-            self._write_results()  # a run killed between its files has them all again
-            with StopRequests() as stop:
-                while self._position.epoch < self.hp.epochs and not stop.requested:
-                    self._epoch(stop)
-                if stop.requested:
-                    self._save_state()
-                    raise Stopped(f"stopped in epoch {self._position.epoch}; {hint}")
+            self.processes.lead(self._write_results)  # a run killed between its files has them all again
+            with StopRequests(echo) as stop:
+                while self._position.epoch < self.hp.epochs:
+                    if self._stopped_in_epoch(stop):
+                        raise Stopped(f"stopped in epoch {self._position.epoch}; {hint}")
         except KeyboardInterrupt:  # in the middle of a step: the last saved state is the last consistent one
             raise Stopped(f"stopped in epoch {self._position.epoch}; {hint}") from None
         except OSError as error:
@@ -139,56 +109,131 @@ class Trainer:
             ) from None
         return self._position.history[-1]
 
-    def _epoch(self, stop: StopRequests) -> None:
+    def _start(self, resume: bool) -> None:
+        """From the stored state, if there is one; all processes from what process 0 has."""
+        stored = self.processes.lead(lambda: resume and (self.folder / STATE).exists())
+        if not stored and self.processes.world_size == 1:
+            return
+        state = self.processes.lead(
+            lambda: read_state(self.folder) if stored else make_state(self._position, self.model, self._optimizer)
+        )
+        self._start_from(
+            restore(self.folder, state, self.model, self._optimizer, epochs=self.hp.epochs, batches=len(self._source))
+        )
+
+    def _stopped_in_epoch(self, stop: StopRequests) -> bool:
+        """Train the rest of the epoch at hand; whether somebody wanted to stop before its end."""
         position = self._position
         self.model.train()
         clock = time.monotonic()
-        for x, y in self._source.epoch(position.epoch, first=position.batch):
-            for mini_batch, (x_mini, y_mini) in enumerate(self._mini_batches(x, y)):
-                self._update(x_mini, y_mini, mini_batch)
+        batches = self._source.epoch(position.epoch, first=position.batch)
+        while not self._must_stop(stop):
+            batch = self._next(batches)
+            if batch is None:
+                self._finish_epoch()
+                return False
+            for number in range(self.hp.m if batch.size else 0):
+                self._update(batch, number)
             position.batch += 1
             now = time.monotonic()
             position.seconds += now - clock
             clock = now
             self._report()
-            if stop.requested:
-                return
-            if now - self._saved_at > _SAVE_EVERY_SECONDS:
-                self._save_state()
-        self._finish_epoch()
+        return True
 
-    def _mini_batches(self, x: torch.Tensor, y: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """m mini-batches of len(x) // m images (a remainder is left out, as in the authors' code)."""
-        size = len(x) // self.hp.m
-        for i in range(self.hp.m if size else 0):
-            yield x[i * size : (i + 1) * size], y[i * size : (i + 1) * size]
+    def _must_stop(self, stop: StopRequests) -> bool:
+        """Between batches, where a run can go on from: save if it is time, or somebody wants to stop."""
+        due = self.processes.leads and time.monotonic() - self._saved_at >= self.save_every
+        wanted, due = self.processes.any(stop.requested, due)
+        if wanted or due:
+            self._save()
+        return wanted
 
-    def _update(self, x: torch.Tensor, y: torch.Tensor, mini_batch: int) -> None:
+    def _next(self, batches: Iterator[Batch]) -> Batch | None:
+        """The next batch, None at the epoch's end. What was trained is saved before a bad image ends the run."""
+        try:
+            return self.processes.together(lambda: next(batches, None))
+        except BadInput:
+            self._save()
+            raise
+
+    def _update(self, batch: Batch, number: int) -> None:
+        """One optimiser step on mini-batch `number` of a loaded batch."""
         hp, position = self.hp, self._position
-        fraction = (position.batch + mini_batch / hp.m) / len(self._source)
+        fraction = (position.batch + number / hp.m) / len(self._source)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(hp, position.epoch, fraction)
-        generator = keyed_generator(self.device, self.seed, position.epoch, position.batch, mini_batch)
-        noise = torch.randn((hp.m, *x.shape), generator=generator, device=self.device).mul_(hp.sigma)
-        lam = torch.rand(len(x), generator=generator, device=self.device) / 2
-        warmup = min(1.0, (position.epoch + 1) / hp.warmup_epochs)
-        loss = self._step(self.model, x, y, Draws(noise, lam), hp, warmup)
-        value = float(loss.total.detach())
-        if not math.isfinite(value):
-            raise CheckFailed(
-                f"the loss is {value} in epoch {position.epoch}, batch {position.batch}: training diverged; the last "
-                f"good state is in {self.folder}: lower --lr or --eta, or look for bad images"
-            )
         self._optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
+        sums = self._backward(batch, number)
+        self._add_up_over_processes(sums)
         self._optimizer.step()
-        parts = {"loss": value, **{name: float(part) for name, part in loss.parts.items()}}
-        for name, part in parts.items():
-            position.sums[name] = position.sums.get(name, 0.0) + part * len(x)
-        position.sums["correct"] = position.sums.get("correct", 0.0) + int(loss.correct)
-        position.images += len(x)
+        self._sums.add(sums)
+        position.images += batch.size
+        self._unchecked.append((position.batch, number))
+        if len(self._unchecked) >= _CHECK_EVERY.get(self.device.type, 50):
+            self._check()
+
+    def _backward(self, batch: Batch, number: int) -> dict[str, torch.Tensor]:
+        """Gradients of this process's part of the mini-batch's loss; sums of the metrics over its images, float64.
+
+        Noise is drawn for the whole mini-batch, on every process: draws depend on (seed, epoch, step, row) alone.
+        """
+        hp, position, size = self.hp, self._position, batch.size
+        own = len(batch) // hp.m
+        x_BCHW, y_B = (whole[number * own : (number + 1) * own] for whole in (batch.x_BCHW, batch.y_B))
+        generator = keyed_generator(self.device, self.seed, position.epoch, position.batch, number)
+        shape = (hp.m, size, *x_BCHW.shape[1:])
+        noise = torch.randn(shape, generator=generator, device=self.device).mul_(hp.sigma)
+        lam = torch.rand(size, generator=generator, device=self.device) / 2
+        warmup = min(1.0, (position.epoch + 1) / hp.warmup_epochs)
+        parts = self._division.rows(size)
+        sums: dict[str, torch.Tensor] = {}
+        for rows in parts:
+            here = slice(rows.start - parts[0].start, rows.stop - parts[0].start)
+            x, y = x_BCHW[here], y_B[here]
+            loss = self._step(self.model, x, y, Draws(noise[:, rows], lam[rows]), hp, warmup)
+            weight = self._division.weight(rows, size)
+            (loss.total * weight).backward()
+            images = weight * size  # len(x), unless every process computes all of them
+            for name, mean in {"loss": loss.total, **loss.parts}.items():
+                sums[name] = sums.get(name, 0) + mean.detach().double() * images
+            sums["correct"] = sums.get("correct", 0) + loss.correct.double() * (images / len(x))
+        return sums
+
+    def _add_up_over_processes(self, sums: dict[str, torch.Tensor]) -> None:
+        """Gradients, metrics, and the mean of running statistics that would differ otherwise, in one message."""
+        if self.processes.world_size == 1:
+            return
+        for buffer in self._local_statistics:
+            buffer /= self.processes.world_size
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self.processes.add_up([*gradients, *self._local_statistics, *sums.values()])
+
+    def _check(self) -> None:
+        """Look at the sums of the loss; CheckFailed names the first update whose loss is not finite."""
+        position = self._position
+        position.sums, problem = self._sums.read()
+        self._mean_loss = position.sums.get("loss", math.nan) / max(position.images, 1)
+        updates, self._unchecked = self._unchecked, []
+        if problem is not None:
+            batch, number = updates[problem.update]
+            self._diverged(f"the loss is {problem.loss} in epoch {position.epoch}, batch {batch}, step {number}")
+
+    def _diverged(self, what: str) -> None:
+        kept = (
+            f"the last good state is in {self.folder}" if (self.folder / STATE).exists() else "no state was saved yet"
+        )
+        raise CheckFailed(f"{what}: training diverged; {kept}: lower --lr or --eta, or look for bad images")
 
     def _finish_epoch(self) -> None:
+        self._check()
+        line = self.processes.lead(self._epoch_line)
+        self._start_from(Position(epoch=self._position.epoch + 1, history=[*self._position.history, line]))
+        self._save()
+        self.processes.lead(self._write_results)
+
+    def _epoch_line(self) -> dict[str, Any]:
+        """The line of metrics.jsonl of the epoch that was just trained."""
         position = self._position
         count = max(position.images, 1)
         means = {name: total / count for name, total in position.sums.items()}
@@ -200,12 +245,10 @@ class Trainer:
             "noisy_accuracy": self._noisy_accuracy(),
             "seconds": round(position.seconds, 3),
             "images_per_second": round(position.images / max(position.seconds, 1e-9), 1),
+            "processes": self.processes.world_size,
         }
         self.model.eval()
-        line |= self.after_epoch(self.model, dict(line))
-        self._position = Position(epoch=position.epoch + 1, history=[*position.history, line])
-        self._save_state()
-        self._write_results()
+        return line | self.after_epoch(self.model, dict(line))
 
     def _write_results(self) -> None:
         """Weights, configuration and metrics of the finished epochs, as the state has them."""
@@ -224,42 +267,26 @@ class Trainer:
         source = BatchSource(self.evaluation, 500, "none", self.seed, self.device)
         generator = keyed_generator(self.device, self.seed, self._position.epoch, -1)
         correct = 0
-        for x, y in source.epoch(0):
-            noise = torch.randn(x.shape, generator=generator, device=self.device) * self.hp.sigma
-            correct += int((self.model(x + noise).argmax(dim=1) == y).sum())
+        for batch in source.epoch(0):
+            noise = torch.randn(batch.x_BCHW.shape, generator=generator, device=self.device) * self.hp.sigma
+            correct += int((self.model(batch.x_BCHW + noise).argmax(dim=1) == batch.y_B).sum())
         return correct / len(self.evaluation)
 
     def _report(self) -> None:
         position, total = self._position, self.hp.epochs * len(self._source)
-        loss = position.sums.get("loss", math.nan) / max(position.images, 1)
         rate = position.images / max(position.seconds, 1e-9)
         done = position.epoch * len(self._source) + position.batch
-        details = f"epoch {position.epoch + 1}/{self.hp.epochs}  loss {loss:.3f}  {rate:,.0f} images/s"
+        details = f"epoch {position.epoch + 1}/{self.hp.epochs}  loss {self._mean_loss:.3f}  {rate:,.0f} images/s"
         self.progress("training", done, total, details)
 
-    def _save_state(self) -> None:
-        state = {
-            "format_version": 1,
-            "position": json.dumps(asdict(self._position)),
-            "model": self.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-        }
-        with atomic_path(self.folder / STATE) as temporary:
-            try:
-                torch.save(state, temporary)
-            except RuntimeError as error:  # its way of reporting a full disk
-                raise OSError(errno.EIO, first_line(error)) from None
+    def _save(self) -> None:
+        """Never a state that is not finite: the one before it stays."""
+        self._check()
+        self.processes.lead(self._write_state)
         self._saved_at = time.monotonic()
 
-    def _load_state(self) -> None:
-        path = self.folder / STATE
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            self._position = Position(**json.loads(state["position"]))
-            if not (0 <= self._position.epoch <= self.hp.epochs and 0 <= self._position.batch <= len(self._source)):
-                raise ValueError(f"position {self._position.epoch}, {self._position.batch}")
-            self.model.load_state_dict(state["model"])
-            self._optimizer.load_state_dict(state["optimizer"])
-        except Exception as error:  # a truncated or foreign file, whatever torch's reader makes of it
-            reason = first_line(error)
-            raise BadInput(f"{path}: not a readable training state ({reason}); start afresh in another --out") from None
+    def _write_state(self) -> None:
+        state = make_state(self._position, self.model, self._optimizer)
+        if not all_finite(state):
+            self._diverged(f"weights are not finite after epoch {self._position.epoch}, batch {self._position.batch}")
+        write_state(self.folder, state)

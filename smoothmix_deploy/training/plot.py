@@ -11,7 +11,7 @@ from typing import Any
 
 from ..files import atomic_path
 
-NOT_LOSSES = {"epoch", "lr", "train_accuracy", "noisy_accuracy", "seconds", "images_per_second"}
+NOT_LOSSES = {"epoch", "lr", "train_accuracy", "noisy_accuracy", "seconds", "images_per_second", "processes"}
 _ACCURACIES = (
     ("train_accuracy", "training images, under noise", "C0"),
     ("noisy_accuracy", "test images, under noise", "C1"),

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from ..data import ImageSet
 from ..errors import Stopped
 from ..models.build import BaseClassifier
 from ..models.card import title, write_card
-from ..models.run_folder import CARD, PLOT, read_config, read_metrics
+from ..models.run_folder import CARD, PLOT, RunConfig, read_config, read_metrics
 from .plot import write_training_plot
 from .probe import Probe
+from .recipes import HyperParameters
 from .tensorboard import EventLog
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What the user wants to see: `probe` images (0: none) every `probe_every` epochs; TensorBoard."""
+
+    probe: int
+    probe_every: int
+    probe_radius: float | None
+    tensorboard: bool
+
+
+def make_record(
+    out: Path, watch: Watch, test: ImageSet | None, config: RunConfig, hp: HyperParameters, rows: int,
+    device: torch.device,
+) -> RunRecord:  # fmt: skip
+    """BadInput or Unavailable for what cannot be. `rows`: how many noisy images the device surely takes at once."""
+    asked = Probe(
+        test, watch.probe, every=watch.probe_every, radius=watch.probe_radius, sigma=hp.sigma, epochs=hp.epochs,
+        batch_size=rows, num_classes=config.num_classes, seed=config.seed or 0, device=device,
+    ) if watch.probe else None  # fmt: skip
+    return RunRecord(out, probe=asked, tensorboard=watch.tensorboard)
 
 
 class RunRecord:
