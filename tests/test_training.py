@@ -13,6 +13,7 @@ import smoothmix_deploy as smx
 from smoothmix_deploy.data import InMemorySet, LazySet
 from smoothmix_deploy.models.build import build_model
 from smoothmix_deploy.models.run_folder import load_model, read_config
+from smoothmix_deploy.training import loop
 from smoothmix_deploy.training.attack import adversarial_path, project
 from smoothmix_deploy.training.batches import BatchSource, crop_flip, draw_crop_flip
 from smoothmix_deploy.training.division import Division
