@@ -78,6 +78,16 @@ def command(
     ] = 1,
     save_every: Annotated[float, typer.Option("--save-every", help="Seconds between saves for --resume.")] = 120.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    probe: Annotated[
+        int, typer.Option("--probe", help="Certified accuracy on so many test images after each epoch; 0: none.")
+    ] = 0,
+    probe_every: Annotated[int, typer.Option("--probe-every", help="Probe every so many epochs, and the last.")] = 1,
+    probe_radius: Annotated[
+        float | None, typer.Option("--probe-radius", help="At this radius; default: sigma.")
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also log to the run folder's tensorboard/.")
+    ] = False,
     json: o.Json = False,
 ) -> None:
     """Train a base classifier with SmoothMix or a baseline of its paper. Under torchrun: data-parallel."""
@@ -93,7 +103,8 @@ def command(
             attack_steps=attack_steps, attack_step_size=attack_step_size, eta=eta,
             one_step_adversary=one_step_adversary, max_norm=max_norm, warmup_epochs=warmup_epochs, lbd=lbd,
             beta=beta, margin=margin, precision=precision, compile=compile, seed=seed, device=device,
-            accumulate=accumulate, save_every=save_every, resume=resume, progress=progress,
+            accumulate=accumulate, save_every=save_every, resume=resume, probe=probe, probe_every=probe_every,
+            probe_radius=probe_radius, tensorboard=tensorboard, progress=progress,
         )  # fmt: skip
     if launched().rank:  # process 0 speaks for all
         return

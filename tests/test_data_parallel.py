@@ -9,9 +9,15 @@ import itertools
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,7 +27,7 @@ from smoothmix_deploy.training import loop, run
 from smoothmix_deploy.training.batches import BatchSource
 from smoothmix_deploy.training.distributed import Processes, local_statistics
 from smoothmix_deploy.training.division import Division
-from smoothmix_deploy.training.launch import Launch
+from smoothmix_deploy.training.launch import Launch, launched
 from smoothmix_deploy.training.loop import Trainer
 from smoothmix_deploy.training.stopping import StopRequests
 
@@ -77,7 +83,8 @@ def train_on(monkeypatch):
                     running = [pool.submit(trainer.run, resume=resume) for trainer in trainers]
                 problems = {str(error) for error in (future.exception() for future in running) if error}
                 assert len(problems) <= 1, problems
-                return next(future.result() for future in running)
+                results = [future.result() for future in running]
+                return results[0]
 
         with monkeypatch.context() as patch:
             patch.setattr(run, "Trainer", Copies)
@@ -236,3 +243,153 @@ class WithBatchNorm(torch.nn.Module):
 
     def forward(self, x):
         return self.fc(self.norm(self.conv(x)).relu().flatten(1))
+
+
+# With torchrun and gloo --------------------------------------------------------------------------------------------
+
+LONGER = {**RUN, "epochs": 5, "eta": 5.0}
+
+
+def torchrun(*more, **options):
+    """Two processes that train; options as of smx.train."""
+    # "--m" would be ambiguous to torchrun.
+    words = [w for k, v in options.items() for w in (f"--{'num-noise' if k == 'm' else k.replace('_', '-')}", str(v))]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "smx_cli"]
+    return subprocess.Popen(
+        [*command, "train", *words, *more],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def ended(process):
+    """Standard output, our own error lines, and everything on stderr."""
+    stdout, stderr = process.communicate(timeout=240)
+    return stdout, [line for line in stderr.splitlines() if line.startswith("smx: error: ")], stderr
+
+
+def rank_pid(process, rank):
+    """The process of that rank, among the children of torchrun."""
+    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        if f"\0RANK={rank}\0" in f"\0{Path(f'/proc/{child}/environ').read_text()}":
+            return int(child)
+    raise AssertionError(f"no rank {rank}")
+
+
+def wait_for_new_state(folder, process, times=1):
+    """Until state.pt was written anew so often."""
+    state = folder / "state.pt"
+    for _ in range(times):
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        end = time.monotonic() + 120
+        while not state.exists() or state.stat().st_mtime_ns == before:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory):
+    """LONGER by two processes under torchrun."""
+    out = tmp_path_factory.mktemp("two") / "run"
+    process = torchrun("--json", **LONGER, out=out)
+    stdout, errors, stderr = ended(process)
+    assert process.returncode == 0, stderr
+    assert not errors
+    assert len(stdout.splitlines()) == 1  # process 0 alone speaks
+    assert json.loads(stdout)["metrics"]["processes"] == 2
+    return out
+
+
+def test_torchrun_gives_the_run_of_one_process(by_two, tmp_path):
+    """Two gloo processes, losses to 1e-5 (in fact to rounding), weights too."""
+    alone = smx.train(out=tmp_path / "run", **LONGER).path
+    assert far(by_two, alone) < 2e-6
+    for line, expected in zip(metrics(by_two), metrics(alone), strict=True):
+        assert line == pytest.approx(expected, rel=1e-6, abs=1e-7)
+    assert {path.name for path in by_two.iterdir()} == {"config.json", "metrics.jsonl", "model.safetensors", "state.pt"}
+
+
+@pytest.mark.slow
+def test_torchrun_stopped_and_killed_goes_on_exactly(by_two, tmp_path):
+    """SIGTERM to one process stops both, one line, exit code 5; kill -9 to one ends the other; then bit for bit."""
+    out = tmp_path / "run"
+    process = torchrun("--save-every", "0", **LONGER, out=out)
+    wait_for_new_state(out, process, times=4)
+    os.kill(rank_pid(process, 1), signal.SIGTERM)
+    stdout, errors, stderr = ended(process)
+    assert stdout == ""
+    assert len(errors) == 1
+    assert "--resume" in errors[0]
+    assert "exitcode  : 5" in stderr.partition("Root Cause")[2]
+    process = torchrun("--save-every", "0", "--resume", **LONGER, out=out)
+    wait_for_new_state(out, process, times=3)
+    os.kill(rank_pid(process, 1), signal.SIGKILL)
+    _, errors, _ = ended(process)
+    assert len(errors) <= 1  # none if torchrun was faster
+    process = torchrun("--resume", **LONGER, out=out)
+    assert ended(process)[0]
+    assert process.returncode == 0
+    assert far(out, by_two) == 0
+    assert metrics(out) == metrics(by_two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_torchrun_tells_what_is_wrong_in_one_line(rank, tmp_path):
+    """Bad input, a second run in the folder, a damaged image: the line comes from process 0, whoever met it."""
+    from PIL import Image
+
+    for i in range(8):
+        path = tmp_path / f"images/train/{'ab'[i % 2]}/{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), 30 * i).save(path)
+    # One batch of 8 an epoch; the image in its first or its second half is process 0's or 1's.
+    order = np.random.default_rng([0, 0]).permutation(8)
+    files = sorted((tmp_path / "images").rglob("*.png"))
+    files[order[4 * rank]].write_bytes(b"no image")
+    options = {"data": f"folder:{tmp_path / 'images'}", "arch": "lenet", "sigma": 0.5, "m": 1, "epochs": 1}
+    process = torchrun(**options, batch_size=8, attack_steps=1, device="cpu", out=tmp_path / "run")
+    stdout, errors, stderr = ended(process)
+    assert stdout == ""
+    assert len(errors) == 1
+    assert f"{files[order[4 * rank]].name}: not an image" in errors[0]
+    assert "exitcode  : 2" in stderr.partition("Root Cause")[2]
+    assert (tmp_path / "run" / "state.pt").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_killed_many_times(by_two, tmp_path):
+    """kill -9 of everything, anywhere, until it is done."""
+    out, rng = tmp_path / "run", np.random.default_rng(0)
+    process = torchrun("--save-every", "0", **LONGER, out=out)
+    for _ in range(6):
+        wait_for_new_state(out, process, times=2)
+        time.sleep(rng.uniform(0, 0.1))
+        for pid in (rank_pid(process, 0), rank_pid(process, 1), process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.communicate()
+        process = torchrun("--save-every", "0", "--resume", **LONGER, out=out)
+    assert ended(process)[0]
+    assert process.returncode == 0
+    assert far(out, by_two) == 0
+    assert not list(out.glob(".*"))
+
+
+def test_launched(monkeypatch):
+    """What torchrun sets; other launchers' variables alone mean nothing."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "3")
+    assert launched() == Launch(0, 0, 1, 1)
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert launched() == Launch(3, 1, 4, 2)
+
+
+def test_more_parts_than_images_are_refused(tmp_path):
+    """Before anything is written; the values are named."""
+    with pytest.raises(smx.BadInput, match=r"--accumulate 22 x 1 processes: .* 21 images"):
+        smx.train(out=tmp_path / "run", accumulate=22, **RUN)
+    for option, value in (("accumulate", 0), ("save_every", -1.0), ("save_every", float("nan"))):
+        with pytest.raises(smx.BadInput, match="--" + option.replace("_", "-")):
+            smx.train(out=tmp_path / "run", **RUN, **{option: value})
+    assert not (tmp_path / "run").exists()

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from smx_cli import main as cli
@@ -16,9 +18,11 @@ from smx_cli import main as cli
 import smoothmix_deploy as smx
 from smoothmix_deploy import certificates, files
 from smoothmix_deploy.training import loop
+from smoothmix_deploy.training.state import read_state, sole_run
 
 CERTIFY = ("--n", "8000", "--stop", "16", "--seed", "1", "--threads", "1")
 TRAIN = {"data": "digits", "device": "cpu", "epochs": 2, "stop": 64, "batch_size": 32, "attack_steps": 1}
+FILES = {"config.json", "metrics.jsonl", "model.safetensors", "state.pt"}
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -263,7 +267,7 @@ def finish(out, trained):
     assert json.loads((out / "config.json").read_text())["epochs_completed"] == TRAIN["epochs"]
     epochs = [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert epochs == list(range(TRAIN["epochs"]))
-    assert {path.name for path in out.iterdir()} == {"config.json", "metrics.jsonl", "model.safetensors", "state.pt"}
+    assert {path.name for path in out.iterdir()} == FILES
 
 
 def failing(monkeypatch, target, name, error, call):
@@ -280,16 +284,71 @@ def failing(monkeypatch, target, name, error, call):
     monkeypatch.setattr(target, name, fail)
 
 
-def test_train_killed_and_resumed(trained, tmp_path):
-    """kill -9 after the first epoch; the weights end up bit for bit the same."""
+def train_command(out, *more, **changes):
+    """TRAIN in a process of its own that saves whenever it can."""
+    options = {
+        name.replace("_", "-"): value for name, value in {**TRAIN, "out": out, "save-every": 0, **changes}.items()
+    }
+    return start("train", *_options(options), *more)
+
+
+def kill_often(out, times, **changes):
+    """kill -9 at random moments of a run, each after two more saves at least, then let it end."""
+    rng = np.random.default_rng(0)
+    state = out / "state.pt"
+    for number in range(times):
+        process = train_command(out, *(["--resume"] if number else []), **changes)
+        for _ in range(2):
+            before = state.stat().st_mtime_ns if state.exists() else 0
+            wait_for(lambda before=before: state.exists() and state.stat().st_mtime_ns != before, process)
+        time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        position = json.loads(read_state(out)["position"])
+        assert position["epoch"] < changes.get("epochs", TRAIN["epochs"])
+    smx.train(out=out, resume=True, **{**TRAIN, **changes})
+
+
+@pytest.mark.parametrize(
+    ("times", "changes"),
+    [(2, {"epochs": 3}), pytest.param(12, {"epochs": 8, "method": "gaussian"}, marks=pytest.mark.slow)],
+)
+def test_train_killed_and_resumed(times, changes, tmp_path):
+    """kill -9 anywhere, in the middle of an epoch or of writing; the weights end up bit for bit the same."""
+    smx.train(out=tmp_path / "whole", **{**TRAIN, **changes})
+    kill_often(tmp_path / "run", times, **changes)
+    whole, parts = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run"))
+    assert whole == parts
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+
+
+def test_a_second_run_in_the_folder_is_refused(tmp_path, capfd):
+    """While the first one holds it; then what a killed run left half-written is swept away, and nothing else."""
     out = tmp_path / "run"
-    process = start("train", *_options({**{k.replace("_", "-"): v for k, v in TRAIN.items()}, "out": out}))
-    wait_for(lambda: lines_in(out / "metrics.jsonl") >= 1, process)
-    process.kill()
-    process.communicate()
-    for left in out.glob(".*"):  # killed in the middle of writing one
-        left.unlink()
-    finish(out, trained)
+    smx.train(out=out, **TRAIN)
+    arguments = ["train", *_options({**{k.replace("_", "-"): v for k, v in TRAIN.items()}, "out": out}), "--resume"]
+    with sole_run(out):
+        assert cli._run(arguments, debug=False) == 2
+    assert "another smx process trains into it" in capfd.readouterr().err
+    for name in (".state.pt.a1b2.pt", ".model.safetensors.x.safetensors", ".mine"):
+        (out / name).write_bytes(b"half")
+    assert cli._run(arguments, debug=False) == 0
+    assert {path.name for path in out.iterdir()} == {*FILES, ".mine"}
+
+
+def test_read_only_folder(tmp_path, monkeypatch, capfd):
+    """One line, exit code 2, before any training (tests may run as root, whom no permission stops)."""
+
+    def read_only(self, *arguments, **named):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    arguments = ["train", *_options({**{k.replace("_", "-"): v for k, v in TRAIN.items()}, "out": tmp_path / "run"})]
+    assert cli._run(arguments, debug=False) == 2
+    stdout, stderr = capfd.readouterr()
+    assert stdout == ""
+    assert stderr.splitlines() == [f"smx: error: {tmp_path / 'run'}: Permission denied"]
 
 
 UPDATES = [1, 2, 4, 5, 9, 10, 16]

@@ -1,25 +1,30 @@
 """Training: the attack, the schedule, exact resumption, and what a run folder holds."""
 
+import itertools
 import json
+import math
 import signal
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 import smoothmix_deploy as smx
-from smoothmix_deploy.data import InMemorySet
+from smoothmix_deploy.data import InMemorySet, LazySet
 from smoothmix_deploy.models.build import build_model
 from smoothmix_deploy.models.run_folder import load_model, read_config
-from smoothmix_deploy.training import loop, run
+from smoothmix_deploy.training import loop
 from smoothmix_deploy.training.attack import adversarial_path, project
 from smoothmix_deploy.training.batches import BatchSource, crop_flip, draw_crop_flip
+from smoothmix_deploy.training.division import Division
+from smoothmix_deploy.training.gaussian import gaussian_step
 from smoothmix_deploy.training.methods import METHODS
 from smoothmix_deploy.training.recipes import HyperParameters
+from smoothmix_deploy.training.record import RunRecord
 from smoothmix_deploy.training.schedule import learning_rate
 from smoothmix_deploy.training.smoothmix import smoothmix_step
-from smoothmix_deploy.training.steps import Draws
+from smoothmix_deploy.training.state import all_finite, read_state
+from smoothmix_deploy.training.steps import Draws, StepLoss
 
 BUDGET = {
     "data": "digits", "epochs": 3, "stop": 200, "batch_size": 64, "m": 2, "attack_steps": 2, "warmup_epochs": 2,
@@ -225,7 +230,7 @@ def test_after_epoch_adds_to_the_line_and_changes_nothing_else(tmp_path, monkeyp
         seen.append(line["epoch"])
         return {"extra": line["epoch"] * 10}
 
-    monkeypatch.setattr(run, "Trainer", partial(loop.Trainer, after_epoch=after_epoch))
+    monkeypatch.setattr(RunRecord, "after_epoch", lambda self, model, line: after_epoch(model, line))
     result = smx.train(out=tmp_path / "hooked", method="gaussian", **BUDGET)
     assert seen == [0, 1, 2]
     lines = [json.loads(line) for line in (tmp_path / "hooked" / "metrics.jsonl").open()]
@@ -233,6 +238,84 @@ def test_after_epoch_adds_to_the_line_and_changes_nothing_else(tmp_path, monkeyp
     assert result.metrics["extra"] == 20
     plain, hooked = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "hooked"))
     assert plain == hooked
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32, np.float64, np.float16, ">f4"])
+def test_batches_in_memory_have_the_images_to_the_bit(kind):
+    """What is gathered and converted on the device is what the image set gives."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (40, 5, 4, 3), np.uint8) if kind == np.uint8 else rng.random((40, 5, 4, 3)).astype(kind)
+    images = InMemorySet("n", "train", x, np.arange(40) % 3)
+    order = np.random.default_rng([7, 2]).permutation(40)
+    batches = list(BatchSource(images, 16, "none", 7, torch.device("cpu")).epoch(2))
+    assert torch.cat([b.x_BCHW for b in batches]).numpy().tobytes() == images.batch(order).tobytes()
+    assert torch.cat([b.y_B for b in batches]).tolist() == images.labels[order].tolist()
+    assert [b.size for b in batches] == [16, 16, 8]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("augment", ["none", "crop-flip"])
+def test_processes_have_their_rows_of_each_mini_batch(lazy, augment, tmp_path):
+    """Order and augmentation are those of one process, whoever loads the image."""
+    from PIL import Image
+
+    x = np.random.default_rng(0).integers(0, 256, (29, 8, 8, 1), np.uint8)
+    images = InMemorySet("n", "train", x, np.arange(29) % 2)
+    if lazy:
+        for i, image in enumerate(x):
+            Image.fromarray(image[:, :, 0]).save(tmp_path / f"{i}.png")
+        images = LazySet("n", "train", [(tmp_path / f"{i}.png", i % 2) for i in range(29)], ["a", "b"])
+
+    def batches(division):
+        return list(BatchSource(images, 22, augment, 0, torch.device("cpu"), m=2, division=division).epoch(1))
+
+    whole = batches(Division())
+    assert [batch.size for batch in whole] == [11, 3]
+    parts = [batches(Division(rank, 4, 1)) for rank in range(4)]
+    for number, size in enumerate([11, 3]):  # 3 images are not divided among 4
+        for mini in range(2):
+            expected = whole[number].x_BCHW[mini * size : (mini + 1) * size]
+            for rank, own in enumerate(parts):
+                (rows,) = Division(rank, 4, 1).rows(size)
+                count = rows.stop - rows.start
+                found = own[number].x_BCHW[mini * count : (mini + 1) * count]
+                assert torch.equal(found, expected[rows])
+                assert own[number].size == size
+
+
+def test_an_image_that_cannot_be_decoded_is_named(tmp_path, monkeypatch):
+    """Whatever the decoder raises: the file's name, exit code 2, what was trained is kept, and the repaired run goes on."""
+    from PIL import Image
+
+    for i in range(24):
+        path = tmp_path / "images" / "train" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), 10 * i).save(path)
+    options = {"data": f"folder:{tmp_path / 'images'}", "arch": "lenet", "sigma": 0.5, "epochs": 2, "batch_size": 8}
+    options |= {"m": 2, "attack_steps": 1}
+    smx.train(out=tmp_path / "whole", **options)
+    image = LazySet.image
+    for error, words in (
+        (ZeroDivisionError("odd"), "ZeroDivisionError: odd"),
+        (smx.BadInput("gone.png: no"), "gone.png"),
+    ):
+        calls = itertools.count()
+
+        def dying(self, i, error=error, calls=calls):
+            if next(calls) == 20:
+                raise error
+            return image(self, i)
+
+        monkeypatch.setattr(LazySet, "image", dying)
+        with pytest.raises(smx.BadInput, match=words) as problem:
+            smx.train(out=tmp_path / "run", resume=True, **options)
+        assert ".png" in str(problem.value)
+        assert "\n" not in str(problem.value)
+    assert json.loads(read_state(tmp_path / "run")["position"])["batch"] == 1  # 2 of epoch 0, then 2 more
+    monkeypatch.undo()
+    smx.train(out=tmp_path / "run", resume=True, **options)
+    whole, parts = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run"))
+    assert whole == parts
 
 
 def test_seeds_matter(tmp_path):
@@ -258,6 +341,59 @@ def test_diverging_training_says_so(tmp_path):
     """A loss that is not finite stops the run with the step, and the last good state stays."""
     with pytest.raises(smx.CheckFailed, match="diverged"):
         smx.train(out=tmp_path / "run", method="gaussian", lr=1e20, schedule="step", **BUDGET)
+
+
+@pytest.mark.parametrize("look", [1, 3, 50])
+@pytest.mark.parametrize("bad", [1, 2, 9, 12, 24])
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_no_state_after_a_bad_step_is_saved(kind, bad, look, tmp_path, monkeypatch):
+    """However seldom the loss is looked at (on a GPU) and wherever it breaks: the step is named, the state is good."""
+    calls = 0
+
+    def step(model, *arguments):
+        nonlocal calls
+        calls += 1
+        loss = gaussian_step(model, *arguments)
+        if calls != bad:
+            return loss
+        nothing = 0 * next(model.parameters()).sum()
+        total = loss.total + (
+            nothing / nothing if kind == "loss" else nothing.sqrt()
+        )  # the root's slope at 0 is infinite
+        return StepLoss(total, loss.correct)
+
+    monkeypatch.setattr(loop, "step_function", lambda method: step)
+    monkeypatch.setattr(loop, "_CHECK_EVERY", {"cpu": look})
+    with pytest.raises(smx.CheckFailed, match="diverged") as problem:
+        smx.train(out=tmp_path / "run", method="gaussian", save_every=0, **BUDGET)
+    # 8 updates an epoch, 2 a batch; a bad gradient shows in the next loss, or when the state is to be saved.
+    epoch, batch, number = (bad - 1) // 8, (bad - 1) % 8 // 2, (bad - 1) % 2
+    named = f"the loss is nan in epoch {epoch}, batch {batch}, step {number}"
+    if kind == "gradient":
+        saved_next = number == 1
+        named = "weights are not finite" if saved_next else f"the loss is nan in epoch {epoch}, batch {batch}, step 1"
+    assert named in str(problem.value)
+    state = read_state(tmp_path / "run")
+    assert all_finite(state)
+    position = json.loads(state["position"])
+    assert 8 * position["epoch"] + 2 * position["batch"] == (bad - 1) // 2 * 2
+    assert all(math.isfinite(value) for value in position["sums"].values())
+
+
+def test_a_loss_seldom_looked_at_is_named_all_the_same(tmp_path, monkeypatch):
+    """As on a GPU: one look an epoch finds the step, and the state is that of the epoch before."""
+    calls = itertools.count()
+
+    def step(model, *arguments):
+        loss = gaussian_step(model, *arguments)
+        return StepLoss(loss.total * (math.inf if next(calls) in (13, 14) else 1), loss.correct)
+
+    monkeypatch.setattr(loop, "step_function", lambda method: step)
+    monkeypatch.setattr(loop, "_CHECK_EVERY", {})
+    with pytest.raises(smx.CheckFailed, match="the loss is inf in epoch 1, batch 2, step 1"):
+        smx.train(out=tmp_path / "run", method="gaussian", **BUDGET)
+    position = json.loads(read_state(tmp_path / "run")["position"])
+    assert (position["epoch"], position["batch"]) == (1, 0)
 
 
 def test_other_data_on_resume_is_refused(tmp_path):

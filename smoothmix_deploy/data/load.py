@@ -184,3 +184,9 @@ def stored_spec(name: str, root: Path | str | None) -> dict[str, str | None]:
     if colon:
         name = f"{scheme}:{Path(path).resolve()}"
     return {"name": name, "root": str(Path(root).resolve()) if root else None}
+
+
+def public_name(name: str) -> str:
+    """The name of a set without folders of this machine: `npz:/home/me/x.npz` -> `npz:x.npz`. For what is published."""
+    scheme, colon, path = name.partition(":")
+    return f"{scheme}:{Path(path).name}" if colon else name

@@ -6,6 +6,7 @@ The one place that writes and reads them. Imports torch only to load or save wei
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+METRICS = "metrics.jsonl"
+PLOT = "training.png"
+CARD = "MODEL_CARD.md"
 FORMAT_VERSION = 1
 
 
@@ -90,6 +94,31 @@ _TYPES = {
     "method": "str", "recipe": "str | None", "seed": "int | None", "data": "dict", "versions": "dict",
     "hyper_parameters": "dict", "epochs_completed": "int | None", "created": "str",
 }  # fmt: skip
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, an epoch each; [] where there is none (imported models). BadInput names a bad line."""
+    path = folder / METRICS
+    if not path.exists():
+        return []
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        wrong = (
+            "not a JSON object" if not isinstance(record, dict) else problem(record, {"epoch": "int", "lr": "float"})
+        )
+        if wrong is None and record.get("probe") is not None:
+            wrong = problem(record, {"probe": "dict"}) or problem(record["probe"], _PROBE)
+        if wrong is not None:
+            raise BadInput(f"{path}, line {number}: {wrong}")
+        found.append(record)
+    return found
+
+
+_PROBE = {"certified": "float", "radius": "float", "images": "int", "n": "int", "alpha": "float"}
 
 
 def _is_per_channel(part: Any, channels: int) -> bool:

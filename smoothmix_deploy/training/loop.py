@@ -18,7 +18,7 @@ from ..data import ImageSet
 from ..errors import BadInput, CheckFailed, Stopped
 from ..files import to_json, write_text
 from ..models.build import BaseClassifier
-from ..models.run_folder import RunConfig, save_weights, write_config
+from ..models.run_folder import METRICS, RunConfig, save_weights, write_config
 from ..progress import Progress
 from .acceleration import Accelerated
 from .batches import Batch, BatchSource, keyed_generator
@@ -27,7 +27,7 @@ from .division import Division
 from .methods import step_function
 from .recipes import HyperParameters
 from .schedule import learning_rate
-from .state import METRICS, STATE, Position, all_finite, make_state, read_state, restore, write_state
+from .state import STATE, Position, all_finite, make_state, read_state, restore, write_state
 from .steps import Draws
 from .stopping import StopRequests
 from .sums import Sums

@@ -1,8 +1,8 @@
 """`smx train`: from a data set and a recipe to a run folder.
 
-Writes `config.json`, `model.safetensors`, `metrics.jsonl` (a line an epoch) and `state.pt`, from which `resume` goes on
-exactly: order, augmentation and noise are functions of (seed, epoch, step), so on the CPU a resumed run's weights are
-those of an uninterrupted one, bit for bit. Under torchrun the processes divide every mini-batch among themselves.
+Writes `config.json`, `model.safetensors`, `metrics.jsonl` (a line an epoch), at the end `training.png` and `MODEL_CARD.md`,
+and `state.pt`, from which `resume` goes on exactly: order, augmentation and noise are functions of (seed, epoch, step),
+so on the CPU a resumed run's weights are those of an uninterrupted one, bit for bit. Under torchrun the processes divide every mini-batch among themselves.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from ..versions import versions
 from .batches import decoder_threads
 from .distributed import Processes, joined, own_device, share_batch_norm
 from .launch import Launch, launched
-from .loop import SAVE_EVERY_SECONDS, Trainer
+from .loop import SAVE_EVERY_SECONDS, Trainer, nothing_more
 from .methods import step_function
 from .recipes import HyperParameters, Recipe, as_record, find_recipe, general, override, recipes
+from .record import Watch, make_record
 from .state import sole_run
 
 _DEFAULT_ARCH = {
@@ -65,6 +66,10 @@ def train(
     accumulate: int = 1,
     save_every: float = SAVE_EVERY_SECONDS,
     resume: bool = False,
+    probe: int = 0,
+    probe_every: int = 1,
+    probe_radius: float | None = None,
+    tensorboard: bool = False,
     progress: Progress = silent,
     **hyper_parameters: Any,
 ) -> TrainResult:
@@ -73,8 +78,9 @@ def train(
     Values come from `recipe`, or from the recipe that fits (method, data, sigma), and can each be overridden: see
     `recipes.HyperParameters` for the names. `start`, `stop`, `skip` choose training images. `accumulate` computes each
     optimiser step in so many parts, which saves memory and changes nothing but rounding (BatchNorm aside); every
-    `save_every` seconds the state is saved. Raises BadInput, CheckFailed (the loss is not finite), Stopped (interrupted;
-    resumable).
+    `save_every` seconds the state is saved. `probe`: the certified accuracy at `probe_radius` (None: sigma) on so many
+    test images, every `probe_every` epochs, into metrics.jsonl. Raises BadInput, CheckFailed (the loss is not finite),
+    Unavailable (no TensorBoard), Stopped (interrupted; resumable).
     """
     out = Path(out)
     _check_options(seed, accumulate, save_every)
@@ -99,6 +105,12 @@ def train(
         config = _config(chosen, hp, images, data_root, seed)
         config = processes.lead(lambda: _same_run(out, config) if resume and (out / CONFIG).exists() else config)
         model = _fresh_model(config, seed)
+        test = processes.together(lambda: _test_images(chosen.data, data_root) if processes.leads else None)
+        watch = Watch(probe, probe_every, probe_radius, tensorboard)
+        rows = hp.batch_size // parts
+        record = processes.together(
+            lambda: make_record(out, watch, test, config, hp, rows, where) if processes.leads else None
+        )
         processes.together(lambda: held.enter_context(_opened(out, config)) if processes.leads else None)
         info = data_info(chosen.data)
         trainer = Trainer(
@@ -108,9 +120,7 @@ def train(
             hp=hp,
             images=images,
             augment=info.augment if info else "none",
-            evaluation=processes.together(
-                lambda: _evaluation_images(chosen.data, data_root) if processes.leads else None
-            ),
+            evaluation=test.subset(select(len(test), 0, 1000, 1)) if test else None,
             seed=seed,
             device=where,
             progress=progress if processes.leads else silent,
@@ -118,8 +128,10 @@ def train(
             accumulate=accumulate,
             save_every=save_every,
             decoders=decoder_threads(launch.local_world_size),
+            after_epoch=record.after_epoch if record else nothing_more,
         )
         metrics = trainer.run(resume=resume)
+        processes.together(lambda: record.finish(trainer.model) if record else None)
     return TrainResult(out, hp.epochs, metrics)
 
 
@@ -237,15 +249,14 @@ def _same_run(out: Path, config: RunConfig) -> RunConfig:
     return stored
 
 
-def _evaluation_images(data: str, root: Path | str | None) -> ImageSet | None:
-    """Up to 1,000 test images for the noisy accuracy of each epoch; None where the set has no test split."""
+def _test_images(data: str, root: Path | str | None) -> ImageSet | None:
+    """For the noisy accuracy of each epoch (up to 1,000 of them) and the probe; None where there is no test split."""
     if data.startswith("npz:") or (data.startswith("folder:") and not _has_test_folder(data)):
         return None
     try:
-        images = load_data(data, root=root, split="test")
+        return load_data(data, root=root, split="test")
     except BadInput:
         return None
-    return images.subset(select(len(images), 0, 1000, 1))
 
 
 def _has_test_folder(data: str) -> bool:

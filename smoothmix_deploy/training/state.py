@@ -17,10 +17,9 @@ from torch import nn
 from ..errors import BadInput
 from ..files import atomic_path
 from ..messages import first_line
-from ..models.run_folder import CONFIG, WEIGHTS
+from ..models.run_folder import CONFIG, METRICS, WEIGHTS
 
 STATE = "state.pt"
-METRICS = "metrics.jsonl"
 FORMAT_VERSION = 1
 
 
