@@ -13,7 +13,6 @@ from ..certificates import Certificate, Manifest, read_certificates
 from ..data import ImageSet
 from ..engines import Engine, open_engine
 from ..errors import BadInput, CheckFailed
-from ..files import sha256_file
 from ..statistics.incremental import remaining_alphas
 from .reuse_record import ReuseRecord
 from .run import check_images_fit
@@ -63,7 +62,7 @@ def open_earlier(
     alpha = _total_alpha(path, manifest.alpha, alpha, alpha_is_usual, note)
     alpha_disagreement, alpha_fresh = remaining_alphas(alpha, manifest.alpha)
     record = ReuseRecord(
-        file=path.name, sha256=sha256_file(path), n=manifest.n, n0=manifest.n0, alpha=manifest.alpha,
+        file=path.name, sha256=old.sha256, n=manifest.n, n0=manifest.n0, alpha=manifest.alpha,
         alpha_disagreement=alpha_disagreement, alpha_fresh=alpha_fresh, replayed=replayed,
         artefact=manifest.artefact, engine=manifest.engine,
     )  # fmt: skip

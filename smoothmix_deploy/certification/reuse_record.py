@@ -14,7 +14,6 @@ from typing import Any
 
 from ..certificates import Certificate, Manifest, read_certificates
 from ..errors import CheckFailed
-from ..files import sha256_file
 from ..records import fits, problem
 from ..rules import Verdict
 from ..statistics.bounds import ABSTAIN, certified_radius
@@ -27,7 +26,7 @@ class ReuseRecord:
 
     file: str
     sha256: str
-    """Of the earlier file as a whole."""
+    """Of the earlier file as a whole, without a seal."""
     n: int
     n0: int
     alpha: float
@@ -121,7 +120,7 @@ def check_against(path: Path, manifest: Manifest, certificates: list[Certificate
     if record is None:
         raise CheckFailed(f"{path}, line 1: was not made with --reuse, there is no earlier file to compare")
     old = read_certificates(old_path)
-    if sha256_file(old_path) != record.sha256:
+    if old.sha256 != record.sha256:
         raise CheckFailed(
             f"{path}, line 1: made from a file with SHA-256 {record.sha256[:12]}..., {old_path} is another"
         )
