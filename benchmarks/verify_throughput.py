@@ -126,7 +126,10 @@ def main() -> None:
     for name, runs in found.items():
         seconds, cpu = [r["seconds"] for r in runs], [r["cpu"] for r in runs]
         lines.append(f"| {name} | {np.median(seconds):.2f} s | {max(seconds):.2f} s | {np.median(cpu):.2f} s |")
-    lines += ["", f"{arguments.images:,} certificates a file, n = {N:,}, {CLASSES} classes, votes simulated; a new process"]
+    lines += [
+        "",
+        f"{arguments.images:,} certificates a file, n = {N:,}, {CLASSES} classes, votes simulated; a new process",
+    ]
     lines[-1] += f" each time, {arguments.rounds} rounds. Torch is not imported (asserted)."
     machine = environment()
     lines += ["", f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}."]

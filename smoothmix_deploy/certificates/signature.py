@@ -49,8 +49,9 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+    data = _bytes(path)
     try:
-        key = load_pem_private_key(_bytes(path), password=None)
+        key = load_pem_private_key(data, password=None)
     except TypeError:
         raise BadInput(
             f"--key {path}: is encrypted; decrypt it first (openssl pkey -in {path} -out FILE), or use another key"

@@ -103,6 +103,7 @@ def _of_all(content: CertificateFile) -> dict[str, Any]:
         "c": None,
         "picture": None,
         "summary": summarise(rows),
+        "correct": sum(c.correct for c in rows),
         "certified": list(zip(radii, certified_accuracy(rows, radii), strict=True)),
         "expected_wrong": f"{m.alpha * len(rows):.3g}",
     }
@@ -110,7 +111,7 @@ def _of_all(content: CertificateFile) -> dict[str, Any]:
 
 def down(value: float, digits: int = 4) -> str:
     """Rounded down: never more than was proved."""
-    return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR))
+    return str(Decimal(repr(value)).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR))
 
 
 def class_name(manifest: Manifest, k: int) -> str:

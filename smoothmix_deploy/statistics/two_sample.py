@@ -18,10 +18,12 @@ _NEGLIGIBLE = 1e-30
 
 
 def equal_p_value(first: int, second: int, samples: int) -> float:
-    """Two-sided: are `first` and `second`, each of `samples`, counts of one probability? (Fisher's exact test.)"""
-    from scipy import stats
+    """Two-sided: are `first` and `second`, each of `samples`, counts of one probability? Fisher's exact test.
 
-    return float(stats.fisher_exact([[first, samples - first], [second, samples - second]])[1])
+    With as many samples on both sides the distribution is symmetric: twice the tail.
+    """
+    mass, low = _shares(first + second, samples)
+    return min(1.0, 2 * float(mass[max(first, second) - low :].sum()))
 
 
 def excess_p_value(pairs: Sequence[Pair]) -> float:
@@ -31,19 +33,30 @@ def excess_p_value(pairs: Sequence[Pair]) -> float:
     by convolution (the exact form of Cochran, Mantel and Haenszel's test). Single terms below 1e-30 are left out and
     added to the result as a whole. It finds a small excess in every pair that no pair's own test would.
     """
-    from scipy import stats
-
     mass, low, left_out = np.ones(1), 0, 0.0
     for first, second, samples in pairs:
-        total = first + second
-        k = np.arange(max(0, total - samples), min(total, samples) + 1)
-        probability = stats.hypergeom.pmf(k, 2 * samples, total, samples)
-        kept = np.flatnonzero(probability > _NEGLIGIBLE)
-        left_out += _NEGLIGIBLE * len(k)
-        mass = np.convolve(mass, probability[kept[0] : kept[-1] + 1])
-        low += int(k[kept[0]])
+        shares, share_low = _shares(first + second, samples)
+        kept = np.flatnonzero(shares > _NEGLIGIBLE)
+        left_out += _NEGLIGIBLE * (len(shares) - len(kept))
+        mass = np.convolve(mass, shares[kept[0] : kept[-1] + 1])
+        low += share_low + int(kept[0])
     seen = sum(first for first, _, _ in pairs)
     return min(1.0, float(mass[max(0, seen - low) :].sum()) + left_out)
+
+
+def _shares(total: int, samples: int) -> tuple[np.ndarray, int]:
+    """(P[first = k] given first + second = total, for all possible k; the lowest k).
+
+    By the recurrence between neighbours, outwards from the mode: products of positive numbers.
+    """
+    low, high = max(0, total - samples), min(total, samples)
+    mode = total // 2
+    k = np.arange(mode, high, dtype=float)
+    up = np.cumprod((total - k) * (samples - k) / ((k + 1) * (samples - total + k + 1)))
+    k = np.arange(mode, low, -1, dtype=float)
+    down = np.cumprod(k * (samples - total + k) / ((total - k + 1) * (samples - k + 1)))
+    mass = np.concatenate([down[::-1], [1.0], up])
+    return mass / mass.sum(), low
 
 
 def votes_p_value(first: dict[int, int], second: dict[int, int], samples: int) -> float:
