@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..artefacts import open_artefact
-from ..certificates import Certificate, Manifest, read_certificates
+from ..certificates import Certificate, Manifest
 from ..data import ImageSet
 from ..engines import Engine, open_engine
 from ..errors import BadInput, CheckFailed
@@ -18,7 +18,7 @@ from .reuse_record import ReuseRecord
 from .run import check_images_fit
 from .self_test import self_test
 from .settings import Note
-from .verify import verify
+from .verify import checked
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ def open_earlier(
     if rule != "fixed" or seed is not None:
         option = "--seed" if seed is not None else f"--rule {rule}"
         raise BadInput(f"{option}: does not go with --reuse (rule fixed, the noise of the earlier file)")
-    verify(path)
-    old = read_certificates(path)
+    old, _ = checked(path)
     manifest = old.manifest
     lines = {c.index: c for c in old.certificates}
     _check_agreement(path, manifest, lines, images, indices, sigma, noise)

@@ -46,18 +46,25 @@ class Request:
     fresh: bool
 
 
-def open_certified(content: CertificateFile, path: Path, engine: str | None) -> tuple[Artefact, bool]:
-    """(artefact, whether it is the file that was certified); CheckFailed for one that is not, or with `engine` has
-    not even its weights."""
+def check_artefact(
+    content: CertificateFile, sample_numbers: int, path: Path, request: Request, progress: Progress
+) -> tuple[str, list[int], bool | None]:
+    """Digests, and the votes of some images: (what is the same, indices sampled, whether on the same engine).
+
+    `sample_numbers`: at how many the rule can have ended. CheckFailed names a line.
+    """
     said, opened = content.manifest.artefact, open_artefact(path)
     same_file = opened.sha256 == said["sha256"]
     same_weights = opened.weights_sha256 is not None and opened.weights_sha256 == said.get("weights_sha256")
-    if not same_file and not (engine and same_weights):
+    if not same_file and not (request.engine and same_weights):
         raise CheckFailed(
             f"{content.path}, line 1: these certificates are for SHA-256 {said['sha256'][:12]}..., "
             f"{opened.file} has {opened.sha256[:12]}..."
         )
-    return opened, same_file
+    what = "same file" if same_file else "same weights"
+    if not request.images:
+        return what, [], None
+    return what, *_rerun(content, sample_numbers, opened, same_file, request, progress)
 
 
 def certified_images(content: CertificateFile, data: str | None, data_root: Path | str | None) -> ImageSet:
@@ -80,10 +87,9 @@ def certified_images(content: CertificateFile, data: str | None, data_root: Path
     return images
 
 
-def rerun(
+def _rerun(
     content: CertificateFile, sample_numbers: int, opened: Artefact, same_file: bool, request: Request, progress: Progress
 ) -> tuple[list[int], bool]:  # fmt: skip
-    """Sample randomly chosen images again: (their indices, whether on the same engine). CheckFailed names a line."""
     from ..engines import open_engine
 
     manifest = content.manifest

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..certificates import Certificate, Manifest, read_certificates
+from ..certificates import Certificate, CertificateFile, Manifest
 from ..errors import CheckFailed
 from ..records import fits, problem
 from ..rules import Verdict
@@ -114,12 +114,12 @@ def verdict_of_line(c: Certificate, manifest: Manifest, record: ReuseRecord) -> 
 MUST_AGREE = ("sigma", "noise", "generator", "key", "num_classes")
 
 
-def check_against(path: Path, manifest: Manifest, certificates: list[Certificate], old_path: Path) -> None:
-    """CheckFailed unless the reused lines of `path` have the votes of the earlier file `old_path`."""
+def check_against(path: Path, manifest: Manifest, certificates: list[Certificate], old: CertificateFile) -> None:
+    """CheckFailed unless the reused lines of `path` have the votes of the earlier file `old`."""
     record = reuse_of(manifest)
     if record is None:
         raise CheckFailed(f"{path}, line 1: was not made with --reuse, there is no earlier file to compare")
-    old = read_certificates(old_path)
+    old_path = old.path
     if old.sha256 != record.sha256:
         raise CheckFailed(
             f"{path}, line 1: made from a file with SHA-256 {record.sha256[:12]}..., {old_path} is another"

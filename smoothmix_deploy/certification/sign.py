@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..certificates import read_certificates
 from ..certificates.signature import load_private_key, sealed
 from ..certificates.writing import append_seal
 from ..errors import BadInput
-from .verify import verify
+from .verify import checked
 
 
 @dataclass(frozen=True)
@@ -32,18 +31,17 @@ def sign(certs: Path | str, *, key: Path | str, unfinished: bool = False) -> Sig
     """
     path = Path(certs)
     private_key = load_private_key(Path(key))
-    found = verify(path)
-    if found.signed_by is not None:
-        raise BadInput(f"{path}: is signed already, by {found.signed_by}; to sign it anew, remove its last line first")
-    complete = found.certificates == found.expected_images
-    if not complete and not unfinished:
+    content, _ = checked(path)
+    certificates, selected = len(content.certificates), len(content.manifest.images)
+    if content.seal is not None:
         raise BadInput(
-            f"{path}: has {found.certificates} of {found.expected_images} images; finish it first (smx certify --resume), "
+            f"{path}: is signed already, by {content.seal.fingerprint}; to sign it anew, remove its last line first"
+        )
+    if not content.complete and not unfinished:
+        raise BadInput(
+            f"{path}: has {certificates} of {selected} images; finish it first (smx certify --resume), "
             "or sign it as it is with --unfinished"
         )
-    content = read_certificates(path)
-    if content.chain != found.chain:
-        raise BadInput(f"{path}: has changed while it was checked; run the command again")
-    seal = sealed(found.certificates + 1, complete, found.chain, private_key)
+    seal = sealed(certificates + 1, content.complete, content.chain, private_key)
     append_seal(content, seal)
-    return SignResult(path, found.certificates, complete, found.chain, seal.fingerprint)
+    return SignResult(path, certificates, content.complete, content.chain, seal.fingerprint)

@@ -13,7 +13,7 @@ from ..certificates import CertificateFile, CorruptFile, Seal, read_certificates
 from ..errors import BadInput, CheckFailed
 from ..progress import Progress, silent
 from .commitment import check_commitment
-from .recompute import check_lines, terms_of
+from .recompute import Terms, check_lines, terms_of
 from .reuse_record import check_against
 
 
@@ -68,45 +68,47 @@ def verify(
     """
     path = Path(certs)
     _check_options(artefact, rerun, fresh)
-    public_key = _public_key(key)
-    try:
-        content = read_certificates(path, exact=True)
-    except CorruptFile as error:
-        raise CheckFailed(str(error)) from None
-    manifest = content.manifest
-    terms = terms_of(content)
-    check_lines(content, terms)
-    _check_seal(content, public_key)
+    content, terms = checked(path, key)
     check_commitment(f"{path}, line 1", terms.committed, commitment, challenge)
     if reuse_file is not None:
-        verify(reuse_file)
-        check_against(path, manifest, content.certificates, Path(reuse_file))
-    found: str | None = None
-    again: list[int] = []
-    same: bool | None = None
+        check_against(path, content.manifest, content.certificates, checked(Path(reuse_file))[0])
+    found: tuple[str | None, list[int], bool | None] = None, [], None
     if artefact is not None:
-        from . import rerun as sampling
+        from .rerun import Request, check_artefact
 
-        opened, same_file = sampling.open_certified(content, Path(artefact), engine)
-        found = "same file" if same_file else "same weights"
-        if rerun:
-            request = sampling.Request(rerun, data, data_root, engine, device, seed, fresh)
-            again, same = sampling.rerun(content, len(terms.sample_numbers), opened, same_file, request, progress)
+        request = Request(rerun, data, data_root, engine, device, seed, fresh)
+        found = check_artefact(content, len(terms.sample_numbers), Path(artefact), request, progress)
     seal, committed = content.seal, terms.committed
     return VerifyResult(
         path=path,
         certificates=len(content.certificates),
-        expected_images=len(manifest.images),
+        expected_images=len(content.manifest.images),
         chain=content.chain,
         signed_by=seal.fingerprint if seal else None,
         signed_at=seal.created if seal else None,
-        key_checked=public_key is not None,
+        key_checked=key is not None,
         commitment=committed.commitment if committed else None,
         challenge=committed.challenge if committed else None,
-        artefact=found,
-        rerun=again,
-        same_engine=same,
+        artefact=found[0],
+        rerun=found[1],
+        same_engine=found[2],
     )
+
+
+def checked(path: Path, key: Path | str | None = None) -> tuple[CertificateFile, Terms]:
+    """The content of a file that is whole: every line follows from its votes, and the seal, if any, from the lines.
+
+    With `key` (a PEM file) the seal must be there and made with it. CheckFailed names the first bad line.
+    """
+    public_key = None if key is None else _public_key(Path(key))
+    try:
+        content = read_certificates(path, exact=True)
+    except CorruptFile as error:
+        raise CheckFailed(str(error)) from None
+    terms = terms_of(content)
+    check_lines(content, terms)
+    _check_seal(content, public_key)
+    return content, terms
 
 
 def _check_options(artefact: Path | str | None, rerun: int, fresh: bool) -> None:
@@ -118,12 +120,10 @@ def _check_options(artefact: Path | str | None, rerun: int, fresh: bool) -> None
         raise BadInput("--fresh: goes with --rerun")
 
 
-def _public_key(path: Path | str | None) -> str | None:
-    if path is None:
-        return None
+def _public_key(path: Path) -> str:
     from ..certificates.signature import load_public_key
 
-    return load_public_key(Path(path))
+    return load_public_key(path)
 
 
 def _check_seal(content: CertificateFile, public_key: str | None) -> None:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..certificates import Certificate, CertificateFile, Manifest, read_certificates
-from ..certification.verify import VerifyResult, verify
+from ..certificates import Certificate, CertificateFile, Manifest
+from ..certification.commitment import CommittedKey
+from ..certification.verify import checked
 from ..errors import BadInput
 from ..files import check_writable, write_text
 from ..rules import rule_label
@@ -47,29 +48,29 @@ def certificate(
     check_writable(out, "--out")
     if out.absolute() == path.absolute():
         raise BadInput(f"--out {out}: is the certificate file; choose another name")
-    found = verify(path, key=key)
-    content = read_certificates(path)
+    content, terms = checked(path, key)
     images = None
     if data is not None:
         from ..certification.rerun import certified_images
 
         images = certified_images(content, data, data_root)
     values = _of_all(content) if index is None else _of_one(content, index, images)
-    _render(out, {**values, **_of_file(content, found, key)})
+    _render(out, {**values, **_of_file(content, terms.committed, key)})
     return out
 
 
-def _of_file(content: CertificateFile, found: VerifyResult, key: Path | str | None) -> dict[str, Any]:
+def _of_file(content: CertificateFile, committed: CommittedKey | None, key: Path | str | None) -> dict[str, Any]:
     m = content.manifest
     name = shlex.quote(content.path.name)
     commands = [f"smx verify {name}" + (f" --key {shlex.quote(Path(key).name)}" if key is not None else "")]
     commands.append(f"smx verify {name} --artefact ARTEFACT --rerun 3")
-    if found.commitment is not None:
-        commands.append(f"smx verify {name} --commitment {found.commitment} --challenge TEXT")
+    if committed is not None:
+        commands.append(f"smx verify {name} --commitment {committed.commitment} --challenge TEXT")
     return {
         "m": m,
-        "found": found,
-        "seal": content.seal,
+        "content": content,
+        "committed": committed,
+        "key_checked": key is not None,
         "file": content.path.name,
         "rule": rule_label(m.rule, m.rule_parameters),
         "commands": commands,
