@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from typing import Any
 
 from ..files import to_json
@@ -151,6 +152,10 @@ def is_written_text(cls: type, record: Mapping[str, Any], raw: bytes) -> bool:
         return False
 
 
+@cache
+def _names(cls: type) -> tuple[str, ...]:
+    return ("kind", *(item.name for item in fields(cls) if item.name != "kind"))
+
+
 def _ordered(cls: type, record: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("kind", *(item.name for item in fields(cls) if item.name != "kind"))
-    return {n: record[n] for n in names if n in record and not (n in _LEFT_OUT_IF_NONE and record[n] is None)}
+    return {n: record[n] for n in _names(cls) if n in record and not (n in _LEFT_OUT_IF_NONE and record[n] is None)}

@@ -6,11 +6,12 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
-from ..records import fits, problem
+from ..records import problem
 from .lines import FORMAT_VERSION, SEAL_VERSION, Certificate, Chain, Manifest, Seal, is_written_text
 
 _MOST = 10**9
@@ -162,10 +163,15 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number of JSON")
 
 
+@cache
+def _types(cls: type) -> dict[str, str]:
+    return {item.name: str(item.type) for item in fields(cls)}
+
+
 def _typed(path: Path, number: int, record: dict[str, Any], cls: type, kind: str) -> dict[str, Any]:
     if record.get("kind") != kind:
         raise CorruptFile(path, number, f'"kind" is {record.get("kind")!r}, expected "{kind}"')
-    types = {item.name: str(item.type) for item in fields(cls)}
+    types = _types(cls)
     wrong = problem(record, types)
     if wrong is not None:
         raise CorruptFile(path, number, wrong)
@@ -200,7 +206,7 @@ def _certificate(path: Path, number: int, record: dict[str, Any]) -> Certificate
     for name in ("selection_counts", "counts"):
         counts = {}
         for key, votes in values[name].items():
-            if not _COUNT_KEY.fullmatch(key) or not fits(votes, "int") or votes < 0:
+            if not _COUNT_KEY.fullmatch(key) or type(votes) is not int or votes < 0:
                 raise CorruptFile(path, number, f'"{name}" has {key!r}: {votes!r}, expected class: votes')
             counts[int(key)] = votes
         values[name] = counts
