@@ -10,7 +10,7 @@ import pytest
 from smx_cli import main as cli
 
 import smoothmix_deploy as smx
-from smoothmix_deploy.certificates import read_certificates
+from smoothmix_deploy.certificates import CertificateWriter, read_certificates
 
 pytest.importorskip("cryptography", reason="signatures need the cryptography package")
 from cryptography.hazmat.primitives import serialization
@@ -184,6 +184,19 @@ def test_signed_files_are_finished(signed, keys):
     with pytest.raises(smx.BadInput, match="is signed"):
         file_to_resume(signed, resume=True)
     assert signed.read_bytes() == before
+
+
+def test_a_file_that_is_being_written_is_not_signed(plain, keys, tmp_path):
+    """Its run would go on writing to a file that is no longer there. Links stay links."""
+    path, link = tmp_path / "c.jsonl", tmp_path / "link.jsonl"
+    path.write_bytes(plain["fixed"].read_bytes())
+    link.symlink_to(path)
+    with CertificateWriter(path, read_certificates(path)), pytest.raises(smx.BadInput, match="another smx process"):
+        smx.sign(path, key=keys[0])
+    assert path.read_bytes() == plain["fixed"].read_bytes()
+    smx.sign(link, key=keys[0])
+    assert link.is_symlink()
+    assert smx.verify(path, key=keys[1]).key_checked
 
 
 def test_damaged_seal_is_no_torn_tail(signed):
