@@ -38,6 +38,12 @@ def command(
     tsv: Annotated[Path | None, typer.Option("--tsv", help="Also write the reference's table.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where --out ends.")] = False,
     seed: o.Seed = None,
+    key_file: Annotated[
+        Path | None, typer.Option("--key-file", help="Noise key that smx commit has committed to.")
+    ] = None,
+    challenge: Annotated[
+        str | None, typer.Option("--challenge", help="For --key-file: what the auditor answered to the commitment.")
+    ] = None,
     reuse: Annotated[
         Path | None, typer.Option("--reuse", help="Certificates of the classifier of which ARTEFACT is a changed form.")
     ] = None,
@@ -60,7 +66,7 @@ def command(
             stop=stop, skip=skip, sigma=sigma, n=n, n0=n0, alpha=alpha, alpha_family=alpha_family, rule=rule, radius=radius, grid=grid,
             tolerance=tolerance, noise=noise,
             batch_size=batch_size, device=device, threads=threads, out=out, tsv=tsv, resume=resume, seed=seed,
-            reuse=reuse, reuse_artefact=reuse_artefact, reuse_n=reuse_n,
+            key_file=key_file, challenge=challenge, reuse=reuse, reuse_artefact=reuse_artefact, reuse_n=reuse_n,
             progress=progress, note=note,
         )  # fmt: skip
     s = result.summary

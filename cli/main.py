@@ -21,7 +21,9 @@ from . import (
     audit,
     bench,
     card,
+    certificate,
     certify,
+    commit,
     demo,
     doctor,
     export,
@@ -31,6 +33,7 @@ from . import (
     push,
     recipes,
     report,
+    sign,
     train,
     verify,
 )
@@ -70,7 +73,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
-    train, recipes, import_, export, certify, predict, report, verify, audit, card, push, pull, bench, doctor, demo,
+    train, recipes, import_, export, commit, certify, predict, report, verify, sign, certificate, audit, card, push, pull,
+    bench, doctor, demo,
 ):  # fmt: skip
     app.command(name=module.NAME)(_guarded(module.command))
 

@@ -52,3 +52,11 @@ def certified_accuracy(rows: Iterable[Row], radii: Sequence[float]) -> list[floa
     """Share of images that are correct with a certified radius >= r, for each r of `radii`."""
     proved = np.array([row.radius if row.correct else -1.0 for row in rows])
     return [float(np.mean(proved >= r)) if len(proved) else float("nan") for r in radii]
+
+
+def usual_radii(highest: float) -> list[float]:
+    """0, 0.25, 0.5, ... up to the highest radius proved; larger steps if that would be more than a dozen."""
+    step = 0.25
+    while highest / step > 12:
+        step *= 2
+    return [i * step for i in range(int(highest / step) + 1)]

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from smx_cli import main as cli
 
@@ -245,8 +246,6 @@ def test_votes_that_were_never_cast(certified, rejected, digits_export):
     from smoothmix_deploy.rules import make_rule
 
     manifest, record = json.loads(certified[0]), json.loads(certified[LINE - 1])
-    import numpy as np
-
     counts = np.zeros(10, int)
     counts[record["prediction"]] = manifest["n"]
     rule = make_rule("fixed", sigma=manifest["sigma"], n=manifest["n"], alpha=manifest["alpha"])
@@ -321,3 +320,88 @@ def test_manifest_nonsense_on_rerun(part, values, certified, rejected, digits_ex
 def test_classes_that_the_model_does_not_have(certified, rejected, digits_export):
     """The artefact is at hand: it has ten."""
     rejected(edited(certified, 1, num_classes=11), 1, "--artefact", digits_export, "--rerun", 1)
+
+
+def inflated(lines, numbers, votes):
+    """The file with so many votes moved to the class of each of these lines, and all that follows from them."""
+    from smoothmix_deploy.rules import make_rule
+
+    manifest = json.loads(lines[0])
+    rule = make_rule("fixed", sigma=manifest["sigma"], n=manifest["n"], alpha=manifest["alpha"])
+    changed = list(lines)
+    for number in numbers:
+        record = json.loads(lines[number - 1])
+        top, counts = str(record["prediction"]), dict(record["counts"])
+        for _ in range(votes):
+            other = max((k for k in counts if k != top), key=counts.get, default=None)
+            if other is not None and counts[other] > 0:
+                counts[other] -= 1
+                counts[top] += 1
+        dense, chosen = np.zeros(10, int), np.zeros(10, int)
+        for k, v in counts.items():
+            dense[int(k)] = v
+        chosen[int(top)] = 1
+        verdict = rule.decide(chosen, dense, manifest["n"])
+        record |= {"counts": counts, "radius": verdict.radius, "p_lower": verdict.p_lower}
+        changed[number - 1] = json.dumps(record)
+    return changed
+
+
+@pytest.fixture(scope="module")
+def noisy(digits_export, tmp_path_factory):
+    """The lines of a good file of 40 images at so much noise that no vote is unanimous."""
+    out = tmp_path_factory.mktemp("noisy") / "c.jsonl"
+    smx.certify(digits_export, n=2000, stop=40, sigma=0.5, seed=1, batch_size=64, out=out)
+    return out.read_text().splitlines()
+
+
+@pytest.mark.parametrize("fresh", [False, True], ids=["another engine", "fresh noise"])
+def test_honest_votes_are_consistent(noisy, verify, digits_run, digits_export, fresh):
+    """With noise of their own, on every image."""
+    how = ("--artefact", digits_export, "--fresh") if fresh else ("--artefact", digits_run, "--engine", "torch")
+    for seed in range(2):
+        assert verify(noisy, *how, "--rerun", 40, "--seed", seed)[0] == 0
+
+
+def test_one_inflated_image_is_named(noisy, rejected, digits_run, digits_export):
+    """On another engine, and on the same one with fresh noise."""
+    records = [json.loads(line) for line in noisy]
+    line = next(
+        i for i in range(2, 42) if records[i - 1]["prediction"] >= 0 and max(records[i - 1]["counts"].values()) < 1700
+    )
+    lines = inflated(noisy, [line], 200)
+    for how in (("--artefact", digits_run, "--engine", "torch"), ("--artefact", digits_export, "--fresh")):
+        assert "not the votes of one classifier" in rejected(lines, line, *how, "--rerun", 40, "--seed", 0)
+
+
+def test_many_images_inflated_a_little(noisy, verify, digits_run):
+    """Too little for a test of one image, not for that of all."""
+    certified = [i for i in range(2, 42) if json.loads(noisy[i - 1])["prediction"] >= 0]
+    lines = inflated(noisy, certified, 40)
+    assert verify(lines)[0] == 0
+    code, _, err = verify(lines, "--artefact", digits_run, "--engine", "torch", "--rerun", 40, "--seed", 0)
+    assert (code, "too many together" in err) == (3, True), err
+
+
+@pytest.mark.parametrize("rule", ["radius", "grid", "anytime"])
+def test_sequential_votes_are_consistent(rule, verify, digits_run, digits_export, tmp_path):
+    """They stop where votes are high, honestly: the level allows for every look."""
+    option = {"radius": {"radius": 0.25}, "grid": {"grid": 0.25}, "anytime": {"tolerance": 0.1}}[rule]
+    out = tmp_path / "c.jsonl"
+    smx.certify(digits_export, n=2000, stop=40, sigma=0.5, seed=1, batch_size=64, rule=rule, out=out, **option)
+    lines = out.read_text().splitlines()
+    assert verify(lines, "--artefact", digits_run, "--engine", "torch", "--rerun", 40, "--seed", 0)[0] == 0
+    assert verify(lines, "--artefact", digits_export, "--rerun", 40, "--seed", 0)[0] == 0
+
+
+def test_other_text_for_the_same_values(certified, rejected):
+    """White space, order, number format, escapes, fields that nobody knows: a line has one text."""
+    line = certified[LINE - 1]
+    record = json.loads(line)
+    for other in (
+        line.replace(": ", ":", 1), line + " ", line.replace('"n": 500', '"n": 5e2').replace("5e2", "500.0"),
+        json.dumps(dict(reversed(record.items()))), json.dumps({**record, "x": 1}), line.replace('"n"', '"\\u006e"'),
+        line + "\r", json.dumps({**record, "reuse": None}),
+    ):  # fmt: skip
+        assert other != line
+        rejected([*certified[: LINE - 1], other, *certified[LINE:]], LINE)

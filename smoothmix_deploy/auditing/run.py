@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from ..artefacts import Artefact, open_artefact
-from ..certificates import Certificate, Manifest, read_certificates
+from ..certificates import Certificate, Manifest
 from ..certification.run import check_images_fit
 from ..certification.self_test import self_test
 from ..certification.settings import Note
-from ..certification.verify import verify
+from ..certification.verify import checked
 from ..data import ImageSet, load_data
 from ..devices import resolve_device
 from ..engines import Engine, open_engine
@@ -114,8 +114,7 @@ def _check_options(
 
 def _certified(certs: Path) -> tuple[Manifest, list[Certificate]]:
     """The manifest and the certificates that claim a ball, of a file whose every line follows from its votes."""
-    verify(certs)
-    content = read_certificates(certs)
+    content, _ = checked(certs)
     eligible = [c for c in content.certificates if c.prediction != ABSTAIN and c.radius > 0]
     if not eligible:
         raise BadInput(f"{certs}: no certificate with a radius above 0, nothing to attack")

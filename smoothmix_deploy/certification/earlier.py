@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..artefacts import open_artefact
-from ..certificates import Certificate, Manifest, read_certificates
+from ..certificates import Certificate, Manifest
 from ..data import ImageSet
 from ..engines import Engine, open_engine
 from ..errors import BadInput, CheckFailed
-from ..files import sha256_file
 from ..statistics.incremental import remaining_alphas
 from .reuse_record import ReuseRecord
 from .run import check_images_fit
 from .self_test import self_test
 from .settings import Note
-from .verify import verify
+from .verify import checked
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,7 @@ def open_earlier(
     if rule != "fixed" or seed is not None:
         option = "--seed" if seed is not None else f"--rule {rule}"
         raise BadInput(f"{option}: does not go with --reuse (rule fixed, the noise of the earlier file)")
-    verify(path)
-    old = read_certificates(path)
+    old, _ = checked(path)
     manifest = old.manifest
     lines = {c.index: c for c in old.certificates}
     _check_agreement(path, manifest, lines, images, indices, sigma, noise)
@@ -63,7 +61,7 @@ def open_earlier(
     alpha = _total_alpha(path, manifest.alpha, alpha, alpha_is_usual, note)
     alpha_disagreement, alpha_fresh = remaining_alphas(alpha, manifest.alpha)
     record = ReuseRecord(
-        file=path.name, sha256=sha256_file(path), n=manifest.n, n0=manifest.n0, alpha=manifest.alpha,
+        file=path.name, sha256=old.sha256, n=manifest.n, n0=manifest.n0, alpha=manifest.alpha,
         alpha_disagreement=alpha_disagreement, alpha_fresh=alpha_fresh, replayed=replayed,
         artefact=manifest.artefact, engine=manifest.engine,
     )  # fmt: skip

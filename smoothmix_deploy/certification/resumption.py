@@ -19,7 +19,10 @@ def file_to_resume(out: Path, resume: bool) -> CertificateFile | None:
     if _torn_in_first_line(out):  # killed before the manifest was whole: nothing was computed
         out.unlink()
         return None
-    return read_certificates(out, allow_torn_tail=True)
+    known = read_certificates(out, allow_torn_tail=True)
+    if known.seal is not None:
+        raise BadInput(f"--resume: {out} is signed, nothing can be added to it; choose another --out")
+    return known
 
 
 def _torn_in_first_line(out: Path) -> bool:
@@ -42,6 +45,8 @@ def check_same_run(out: Path, old: Manifest, new: Manifest) -> None:
     pairs += [("engine " + k, old.engine.get(k), value) for k, value in new.engine.items()]
     pairs += [("data " + k, old.data.get(k), new.data[k]) for k in ("digest", "split", "start", "stop", "skip")]
     pairs += [("reuse " + k, (old.reuse or {}).get(k), (new.reuse or {}).get(k)) for k in ("sha256", "replayed")]
+    if new.commitment is not None:
+        pairs += [("--" + k, (old.commitment or {}).get(k), new.commitment[k]) for k in ("commitment", "challenge")]
     if new.seed is not None:
         pairs.append(("seed", old.seed, new.seed))
     for name, was, now in pairs:

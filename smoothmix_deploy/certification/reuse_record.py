@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..certificates import Certificate, Manifest, read_certificates
+from ..certificates import Certificate, CertificateFile, Manifest
 from ..errors import CheckFailed
-from ..files import sha256_file
 from ..records import fits, problem
 from ..rules import Verdict
 from ..statistics.bounds import ABSTAIN, certified_radius
@@ -27,7 +26,7 @@ class ReuseRecord:
 
     file: str
     sha256: str
-    """Of the earlier file as a whole."""
+    """Of the earlier file as a whole, without a seal."""
     n: int
     n0: int
     alpha: float
@@ -115,13 +114,13 @@ def verdict_of_line(c: Certificate, manifest: Manifest, record: ReuseRecord) -> 
 MUST_AGREE = ("sigma", "noise", "generator", "key", "num_classes")
 
 
-def check_against(path: Path, manifest: Manifest, certificates: list[Certificate], old_path: Path) -> None:
-    """CheckFailed unless the reused lines of `path` have the votes of the earlier file `old_path`."""
+def check_against(path: Path, manifest: Manifest, certificates: list[Certificate], old: CertificateFile) -> None:
+    """CheckFailed unless the reused lines of `path` have the votes of the earlier file `old`."""
     record = reuse_of(manifest)
     if record is None:
         raise CheckFailed(f"{path}, line 1: was not made with --reuse, there is no earlier file to compare")
-    old = read_certificates(old_path)
-    if sha256_file(old_path) != record.sha256:
+    old_path = old.path
+    if old.sha256 != record.sha256:
         raise CheckFailed(
             f"{path}, line 1: made from a file with SHA-256 {record.sha256[:12]}..., {old_path} is another"
         )

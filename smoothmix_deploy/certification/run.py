@@ -33,6 +33,7 @@ from ..rules import Rule, parameters_from_options, rule_label
 from ..statistics.bounds import ABSTAIN
 from ..summary import Summary, summarise
 from ..versions import versions
+from .commitment import committed_key
 from .partial import PartialVotes
 from .resumption import check_order, check_same_run, file_to_resume
 from .sampler import EngineTime, run
@@ -86,6 +87,8 @@ def certify(
     tsv: Path | str | None = None,
     resume: bool = False,
     seed: int | None = None,
+    key_file: Path | str | None = None,
+    challenge: str | None = None,
     reuse: Path | str | None = None,
     reuse_artefact: Path | str | None = None,
     reuse_n: int = 10_000,
@@ -96,6 +99,7 @@ def certify(
 
     sigma defaults to the artefact's, `data` to the set it was trained on. Without `seed` the key of the noise comes
     from the operating system. `rule` and its `radius`, `grid` or `tolerance`: see `smoothmix_deploy.rules`.
+    `key_file` and `challenge` give a key that was committed to before (`certification.commitment`).
     `alpha_family` is the error of all selected images together, in place of `alpha` for each. `reuse`: the certificate
     file of the classifier of which `artefact` is a changed form (`certification.reuse`), `reuse_artefact` that classifier. Raises BadInput, CheckFailed (self-test, altered artefact), Unavailable, Stopped.
     """
@@ -113,6 +117,7 @@ def certify(
     known = file_to_resume(out, resume)
     opened = open_artefact(artefact)
     sigma = resolve_sigma(sigma, opened)
+    committed = committed_key(key_file, challenge, opened.sha256, seed=seed, reuse=reuse)
     check_name(noise)
     parameters = parameters_from_options(rule, radius=radius, grid=grid, tolerance=tolerance)
     images, spec = _images(opened, data, data_root, split, download)
@@ -134,7 +139,7 @@ def certify(
     runner = open_engine(opened, engine, batch_size=batch_size, device=device, threads=threads)
     check_images_fit(runner, images)
     key = known.manifest.key if known else random_key() if seed is None else key_from_seed(seed)
-    key = earlier.manifest.key if earlier else key
+    key = earlier.manifest.key if earlier else committed.key if committed and not known else key
     tested = self_test(runner, images, indices, sigma=sigma, key=key, noise=noise)
     if not tested.bitwise_row_invariant:
         note("warning: the engine's logits depend on the position in the batch in their last bits (no vote changed)")
@@ -154,6 +159,7 @@ def certify(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         alpha_family=alpha_family,
         reuse=earlier.record.record() if earlier else None,
+        commitment=committed.record() if committed else None,
     )  # fmt: skip
     if known is not None:
         check_same_run(out, known.manifest, manifest)

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..certificates import Certificate, Manifest, is_certificate_file, read_certificates
 from ..errors import BadInput
 from ..reference_log import LogRow, read_reference_log, sigma_from_name
-from ..summary import certified_accuracy, summarise
+from ..summary import certified_accuracy, summarise, usual_radii
 from .html import write_html
 from .plot import write_plot
 from .table import FileReport, Report
@@ -29,7 +29,7 @@ def report(
         raise BadInput("name at least one certificate file")
     loaded = [_load(Path(path), sigma) for path in files]
     highest = max((row.radius for *_, rows, _ in loaded for row in rows if row.correct), default=0.0)
-    chosen = sorted(set(radii)) if radii is not None else _usual_radii(highest)
+    chosen = sorted(set(radii)) if radii is not None else usual_radii(highest)
     if any(not r >= 0 for r in chosen):
         raise BadInput("--radii: must be numbers >= 0, e.g. 0,0.25,0.5")
     result = Report(
@@ -44,13 +44,6 @@ def report(
     if html is not None:
         write_html(result, Path(html))
     return result
-
-
-def _usual_radii(highest: float) -> list[float]:
-    step = 0.25
-    while highest / step > 12:
-        step *= 2
-    return [i * step for i in range(int(highest / step) + 1)]
 
 
 _Loaded = tuple[Path, float | None, Sequence[Certificate | LogRow], Manifest | None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from scipy import special, stats
+from scipy import special
 
 ABSTAIN = -1
 """The prediction of an abstention."""
@@ -91,6 +91,8 @@ def fewest_samples(alpha: float) -> int:
 
 def top_two_p_value(first: int, second: int) -> float:
     """Two-sided binomial test of the top two counts at 1/2 (Cohen et al., PREDICT; Hung and Fithian 2019)."""
+    from scipy import stats  # half a second that `smx verify` does without
+
     return float(stats.binomtest(first, first + second, 0.5).pvalue) if first + second else 1.0
 
 
@@ -100,14 +102,10 @@ def outvoted_p_value(rival: int, claimed: int) -> float:
     Given how many votes the two share, the rival's are binomial with p <= 1/2 under H0. The rival must have been chosen
     without these votes. Never below 1e-300, where floats end.
     """
+    from scipy import stats
+
     p_value = stats.binomtest(rival, rival + claimed, 0.5, "greater").pvalue if rival + claimed else 1.0
     return max(float(p_value), 1e-300)
-
-
-def consistent_p_value(successes_a: int, trials_a: int, successes_b: int, trials_b: int) -> float:
-    """Fisher's exact two-sided p-value that two counts come from one proportion."""
-    table = [[successes_a, trials_a - successes_a], [successes_b, trials_b - successes_b]]
-    return float(stats.fisher_exact(table)[1])
 
 
 def _check(successes: int, trials: int, alpha: float) -> None:
