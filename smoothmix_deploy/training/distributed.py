@@ -109,10 +109,7 @@ def joined(launch: Launch, device: torch.device) -> Iterator[Processes]:
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with _peers():
-        distributed.init_process_group(
-            backend, rank=launch.rank, world_size=launch.world_size, timeout=_LONGEST_WAIT,
-            device_id=device if device.type == "cuda" else None,
-        )  # fmt: skip
+        distributed.init_process_group(backend, rank=launch.rank, world_size=launch.world_size, timeout=_LONGEST_WAIT)
     try:
         yield Processes(launch)
     except BaseException:

@@ -27,7 +27,7 @@ from .division import Division
 from .methods import step_function
 from .recipes import HyperParameters
 from .schedule import learning_rate
-from .state import STATE, Position, all_finite, make_state, read_state, restore, write_state
+from .state import STATE, Position, State, all_finite, make_state, read_state, restore, write_state
 from .steps import Draws
 from .stopping import StopRequests
 from .sums import Sums
@@ -116,12 +116,14 @@ class Trainer:
         stored = self.processes.lead(lambda: resume and (self.folder / STATE).exists())
         if not stored and self.processes.world_size == 1:
             return
-        state = self.processes.lead(
-            lambda: read_state(self.folder) if stored else make_state(self._position, self.model, self._optimizer)
-        )
-        self._start_from(
-            restore(self.folder, state, self.model, self._optimizer, epochs=self.hp.epochs, batches=len(self._source))
-        )
+        state = self.processes.lead(lambda: read_state(self.folder) if stored else self._initial_state())
+        epochs, batches = self.hp.epochs, len(self._source)
+        self._start_from(restore(self.folder, state, self.model, self._optimizer, epochs=epochs, batches=batches))
+
+    def _initial_state(self) -> State:
+        """On the CPU: a tensor that is sent to another process comes up on the device that it was on."""
+        state = make_state(self._position, self.model, self._optimizer)
+        return state | {"model": {name: tensor.cpu() for name, tensor in state["model"].items()}}
 
     def _stopped_in_epoch(self, stop: StopRequests) -> bool:
         """Train the rest of the epoch at hand; whether somebody wanted to stop before its end."""
@@ -132,6 +134,8 @@ class Trainer:
         while not self._must_stop(stop):
             batch = self._next(batches)
             if batch is None:
+                self._check()  # waits for the device, which belongs to the epoch's time
+                position.seconds += time.monotonic() - clock
                 self._finish_epoch()
                 return False
             for number in range(self.hp.steps_a_batch if batch.size else 0):
@@ -227,7 +231,6 @@ class Trainer:
         raise CheckFailed(f"{what}: training diverged; {kept}: lower --lr or --eta, or look for bad images")
 
     def _finish_epoch(self) -> None:
-        self._check()
         line = self.processes.lead(self._epoch_line)
         self._start_from(Position(epoch=self._position.epoch + 1, history=[*self._position.history, line]))
         self._save()
