@@ -1,7 +1,7 @@
 """smx recipes"""
 
 from . import options as o
-from .terminal import print_json
+from .terminal import print_json, show
 
 NAME = "recipes"
 
@@ -23,4 +23,4 @@ def command(json: o.Json = False) -> None:
         if hp.method == "smoothmix":
             osa = ", one-step adversary" if hp.one_step_adversary else ""
             values += f", T {hp.attack_steps}, step {hp.attack_step_size:g}, eta {hp.eta:g}{osa}"
-        print(f"{r.name:<{width}}  {r.arch:<15}  {values}  [{r.source}]")
+        show(f"{r.name:<{width}}  {r.arch:<15}  {values}  [{r.source}]")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .terminal import note, print_json, progress_bar
+from .terminal import note, print_json, progress_bar, show
 
 NAME = "verify"
 
@@ -44,14 +44,14 @@ def command(
     if json:
         print_json({**asdict(result), "path": str(result.path), "valid": True})
         return
-    print(f"{result.path}: {result.certificates} certificates follow from their votes")
+    show(f"{result.path}: {result.certificates} certificates follow from their votes")
     if result.artefact is not None:
         same_file = result.artefact == "same file"
-        print(
+        show(
             "the artefact is the one that was certified"
             if same_file
             else "the artefact is another file with the weights of the one that was certified"
         )
     if result.rerun:
         how = "identical votes on the same engine" if result.same_engine else "votes consistent on another engine"
-        print(f"{len(result.rerun)} images sampled again: {how}")
+        show(f"{len(result.rerun)} images sampled again: {how}")

@@ -8,7 +8,6 @@ drops. Knows nothing about engines or sampling.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from dataclasses import asdict, dataclass, field, fields
@@ -17,11 +16,13 @@ from types import TracebackType
 from typing import IO, Any
 
 from .errors import BadInput, Stopped
-from .files import to_json
+from .files import parse_json, to_json
 from .records import fits, problem
 
 FORMAT_VERSION = 1
 _MOST = 10**9
+_LARGEST = 1 << 30
+_LONGEST_LINE = 64 << 20
 _SELECTION = ("images", "start", "stop", "skip")
 
 
@@ -201,11 +202,14 @@ def read_certificates(path: Path | str, *, allow_torn_tail: bool = False) -> Cer
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            data = file.read(_LARGEST + 1)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+    if len(data) > _LARGEST:
+        raise BadInput(f"{path}: more than {_LARGEST >> 20} MB: not a certificate file")
     manifest: Manifest | None = None
     certificates: list[Certificate] = []
     seen: set[int] = set()
@@ -240,8 +244,10 @@ def read_certificates(path: Path | str, *, allow_torn_tail: bool = False) -> Cer
 
 def _parse(path: Path, number: int, raw: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(raw, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
+        if len(raw) > _LONGEST_LINE:
+            raise ValueError(f"a line of {len(raw) >> 20} MB")
+        record = parse_json(raw, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+    except ValueError as error:
         raise CorruptFile(path, number, f"not JSON ({error})") from None
     if not isinstance(record, dict):
         raise CorruptFile(path, number, "not a JSON object")
