@@ -246,7 +246,7 @@ def _parse(path: Path, number: int, raw: bytes) -> dict[str, Any]:
     try:
         if len(raw) > _LONGEST_LINE:
             raise ValueError(f"a line of {len(raw) >> 20} MB")
-        record = parse_json(raw, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        record = parse_json(raw.decode(), parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
     except ValueError as error:
         raise CorruptFile(path, number, f"not JSON ({error})") from None
     if not isinstance(record, dict):
@@ -288,6 +288,8 @@ def _manifest(path: Path, number: int, record: dict[str, Any]) -> Manifest:
     )
     if wrong is None and not (2 <= values["num_classes"] <= _MOST and values["engine"]["batch_size"] >= 1):
         wrong = f"impossible num_classes {values['num_classes']} or batch_size {values['engine']['batch_size']}"
+    if wrong is None and not all(0 < values[name] <= _MOST for name in ("n", "n0")):
+        wrong = "impossible n or n0"
     images, start, stop, skip = (values["data"].get(name) for name in _SELECTION)
     if wrong is None and not (0 <= start < stop <= images <= _MOST and skip >= 1):
         wrong = f"impossible selection {start} .. {stop} step {skip} of {images} images"
@@ -307,4 +309,6 @@ def _certificate(path: Path, number: int, record: dict[str, Any]) -> Certificate
                 raise CorruptFile(path, number, f'"{name}" has {key!r}: {votes!r}, expected class: votes')
             counts[int(key)] = votes
         values[name] = counts
+    if not all(-1 <= values[field] <= _MOST for field in ("index", "label", "prediction", "radius", "n")):
+        raise CorruptFile(path, number, "impossible index, label, prediction, radius or n")
     return Certificate(**values)

@@ -164,11 +164,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, to_json(value, indent=2) + "\n")
 
 
-def parse_json(text: str | bytes, **hooks: Any) -> Any:
+def parse_json(text: str, **hooks: Any) -> Any:
     """`json.loads` of what others wrote. ValueError for all that it cannot read, and for text that is no Unicode."""
     try:
         value = json.loads(text, **hooks)
-        if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
+        if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()  # half of a pair of surrogates
     except RecursionError:
         raise ValueError("nested too deeply") from None

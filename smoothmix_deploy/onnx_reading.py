@@ -16,7 +16,7 @@ from .messages import first_line
 
 _MOST_BYTES = (1 << 31) - 1
 """What protobuf takes."""
-_MOST_MESSAGES = 500_000
+_MOST_MESSAGES = 250_000
 """Nodes, attributes, tensors, dimensions together: two bytes of a file can become 200 in memory. ResNet-152 has 10,000."""
 _MOST_PLAIN_BYTES = 256 << 20
 """Of names and lists of integers: eight times that in memory. Weights are not counted."""
@@ -61,9 +61,6 @@ def _measure(data: bytes, root: Any) -> None:
     todo = [(0, len(data), root, 0)]
     while todo:
         position, end, descriptor, depth = todo.pop()
-        messages += 1
-        if messages > _MOST_MESSAGES or plain > _MOST_PLAIN_BYTES or depth > _DEEPEST:
-            raise ValueError("more parts, or parts nested deeper, than any network has")
         inner = _fields(descriptor)
         while position < end:
             tag, position = _varint(data, position)
@@ -79,7 +76,10 @@ def _measure(data: bytes, root: Any) -> None:
                     if part is None:
                         plain += length
                     else:
+                        messages += 1
                         todo.append((position, position + length, part, depth + 1))
+                    if messages > _MOST_MESSAGES or plain > _MOST_PLAIN_BYTES or depth > _DEEPEST:
+                        raise ValueError("more parts, or parts nested deeper, than any network has")
                 position += length
             else:
                 raise ValueError(f"wire type {wire}")

@@ -31,6 +31,7 @@ from .source import Source, open_source
 
 MANIFEST = "manifest.json"
 TIMING_CACHE = "timing.cache"
+_MOST_ROWS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -237,6 +238,13 @@ def _check_arguments(
         raise BadInput(f"--format {format}: must be one of {', '.join(FORMATS)}")
     if max_batch is not None and max_batch < 1:
         raise BadInput(f"--max-batch {max_batch}: must be at least 1")
+    for option, most in (
+        ("--max-batch", max_batch),
+        ("--parity-samples", parity_samples),
+        ("--calibration-samples", calibration_samples),
+    ):
+        if most is not None and most > _MOST_ROWS:
+            raise BadInput(f"{option} {most}: must be at most {_MOST_ROWS}")
     for option, limit in (("--max-disagreement", max_disagreement), ("--max-radius-lost", max_radius_lost)):
         if not 0 <= limit < 1:
             raise BadInput(f"{option} {limit}: must lie in [0, 1), e.g. 0.01")
