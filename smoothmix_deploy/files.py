@@ -124,7 +124,7 @@ def check_writable(path: Path, option: str) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write `text` atomically, in UTF-8."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(encodable(text), encoding="utf-8")
 
 
 def sha256_file(path: Path) -> str:

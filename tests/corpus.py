@@ -410,7 +410,6 @@ HOSTILE_CERTIFICATES = [
             "kind",
             "prediction",
             "twice",
-            "digits",
             "two-manifests",
             "blank",
             "latin",

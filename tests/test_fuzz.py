@@ -24,7 +24,7 @@ from smoothmix_deploy.models.run_folder import load_model, read_config
 from smoothmix_deploy.reporting.report import report
 from smoothmix_deploy.training.recipes import HyperParameters, override
 
-EXAMPLES = pytest.mark.parametrize("examples", [25, pytest.param(1000, marks=pytest.mark.slow)])
+EXAMPLES = pytest.mark.parametrize("examples", [60, pytest.param(1000, marks=pytest.mark.slow)])
 ODD = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 300), st.integers(), st.floats(), st.text(max_size=12),
     st.sampled_from([10**400, -(10**30), 2**63, "\ud800", "\0", "\x1b[31m", "../../x", "a" * 5000, 1e308, 5e-324]),
