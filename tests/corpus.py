@@ -252,7 +252,7 @@ HOSTILE_NETWORKS = [
     ("sparse.onnx", "a damaged or hostile file"),
     ("image-huge.onnx", "image-huge.onnx"),
     ("batch-huge.onnx", "batch-huge.onnx"),
-    ("fills-memory.onnx", "memory"),
+    ("fills-memory.onnx", "memory to run it"),
     *[(f"weights-{name}.onnx", ("outside", "--allow-external-data")) for name in ("parent", "absolute", "missing")],
     *[(f"props-{name}.onnx", "metadata") for name in ("deep", "surrogate", "huge", "digits")],
 ]
