@@ -5,22 +5,28 @@
 #   ./run.sh test [pytest options]      lint, type check and the fast tests
 #   ./run.sh smx ARGS...                any smx command in that environment
 #
-# VENV=DIR chooses the environment's folder (default .venv); EXTRA=gpu installs the GPU engines.
+# VENV=DIR chooses the environment's folder (default .venv); EXTRA=gpu installs the GPU engines; LOCK=FILE installs the
+# pinned, hashed packages of a file and nothing else (.ci/requirements.txt: Python 3.11, Linux, x86-64; what CI has).
 set -euo pipefail
 cd "$(dirname "$0")"
 VENV=${VENV:-.venv}
 EXTRA=${EXTRA:-cpu}
 PYTHON=${PYTHON:-python3}
 
-usage() { sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2; }
+usage() { sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2; }
 
-install() {  # $1: extras; done once for each set of extras and state of pyproject.toml
+install() {  # $1: extras; done once for each set of extras, state of pyproject.toml and lock file
   local stamp
-  stamp="$VENV/.installed-$(printf '%s' "$1" | cat - pyproject.toml | cksum | tr ' ' -)"
+  stamp="$VENV/.installed-$(printf '%s' "$1" | cat - pyproject.toml ${LOCK:+"$LOCK"} | cksum | tr ' ' -)"
   [ -e "$stamp" ] && return
   [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
   echo "Installing into $VENV (PyTorch is large: about two minutes on first use) ..." >&2
-  "$VENV/bin/python" -m pip install --quiet --editable ".[$1]"
+  if [ -n "${LOCK:-}" ]; then
+    "$VENV/bin/python" -m pip install --quiet --require-hashes --requirement "$LOCK"
+    "$VENV/bin/python" -m pip install --quiet --no-deps --no-build-isolation --editable .
+  else
+    "$VENV/bin/python" -m pip install --quiet --editable ".[$1]"
+  fi
   touch "$stamp"
 }
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .terminal import note, numbers, print_json, progress_bar
+from .terminal import note, numbers, print_json, progress_bar, show
 
 NAME = "audit"
 
@@ -48,10 +48,10 @@ def command(
     if json:
         print_json(result.record())
     else:
-        print(f"{result.certs}: {total} of {result.eligible} certificates attacked, {len(result.flips)} flips inside")
+        show(f"{result.certs}: {total} of {result.eligible} certificates attacked, {len(result.flips)} flips inside")
         for multiple in result.outside:
-            print(f"within {multiple:g} radii: {result.flipped_within(multiple)} of {total} flipped")
-        print(f"every image: {result.path}")
+            show(f"within {multiple:g} radii: {result.flipped_within(multiple)} of {total} flipped")
+        show(f"every image: {result.path}")
     if result.flips:
         more = f" (and {len(result.flips) - 1} more images, in {result.path})" if len(result.flips) > 1 else ""
         raise smx.CheckFailed(result.flips[0].accusation + more)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .terminal import note, numbers, print_json, progress_bar
+from .terminal import note, numbers, print_json, progress_bar, show
 
 NAME = "bench"
 
@@ -54,20 +54,20 @@ def print_table(result) -> None:  # type: ignore[no-untyped-def]
     width = max(8, *(len(row.artefact) for row in result.results))
     engine = max(6, *(len(row.engine) for row in result.results))
     head = f"{'artefact':<{width}}  {'engine':<{engine}}  precision"
-    print(f"{head}  batch   p50 ms   p99 ms (95 % interval)     images/s  end to end  of raw  certified/s")
+    show(f"{head}  batch   p50 ms   p99 ms (95 % interval)     images/s  end to end  of raw  certified/s")
     for r in result.results:
         p99 = f"{r.p99_ms:>8.2f}"
         interval = (
             "(too few runs)" if r.p99_interval is None else f"({r.p99_interval[0]:.2f} .. {r.p99_interval[1]:.2f})"
         )
-        print(
+        show(
             f"{r.artefact:<{width}}  {r.engine:<{engine}}  {r.precision:<9}  {r.batch_size:>5}  {r.p50_ms:>7.2f} {p99} {interval:<18}"
             f" {r.throughput:>9,.0f}  {r.end_to_end:>10,.0f}  {r.raw_share:>6.0%}  {r.certified_per_second:>11.3f}"
             f"{'' if r.stable else ' !'}"
         )
     print()
     cost = "  cost of a certificate" if result.cost_per_hour is not None else ""
-    print(f"{head}  single stream p50, p99 ms   offline images/s (batch)  certified/s{cost}")
+    show(f"{head}  single stream p50, p99 ms   offline images/s (batch)  certified/s{cost}")
     for s in result.scenarios:
         single = (
             "not measured"
@@ -76,7 +76,7 @@ def print_table(result) -> None:  # type: ignore[no-untyped-def]
         )
         price = "" if s.offline_cost_per_certificate is None else f"  {s.offline_cost_per_certificate:.3g}"
         offline = f"{s.offline_throughput:,.0f} ({s.offline_batch_size})"
-        print(
+        show(
             f"{s.artefact:<{width}}  {s.engine:<{engine}}  {s.precision:<9}  {single:<25}   {offline:<24}"
             f"  {s.offline_certified_per_second:>11.3f}{price}"
         )

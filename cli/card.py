@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .terminal import print_json
+from .terminal import print_json, show
 
 NAME = "card"
 
@@ -26,4 +26,4 @@ def command(
     if json:
         print_json({"path": str(result.path), "certificates": result.certificates})
         return
-    print(f"{result.path}: figures of {result.certificates} certificates" if certificates else result.path)
+    show(f"{result.path}: figures of {result.certificates} certificates" if certificates else str(result.path))

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .terminal import note, print_json, progress_bar
+from .terminal import note, print_json, progress_bar, show
 
 NAME = "certify"
 
@@ -84,7 +84,7 @@ def command(
         )
         return
     speed = f", {rate:,.0f} samples/s" if rate else ""
-    print(
+    show(
         f"{result.path}: {s.images} images by rule {result.rule}, ACR {s.acr:.3f}, accuracy {s.accuracy:.3f}, abstained {s.abstained:.3f}{speed}"
     )
     note(f"next: smx verify {result.path}; smx report {result.path} --plot curve.png")

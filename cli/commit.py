@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .terminal import note, print_json
+from .terminal import note, print_json, show
 
 NAME = "commit"
 
@@ -23,5 +23,5 @@ def command(
     if json:
         print_json({"path": str(out), "commitment": result.commitment, "artefact_sha256": result.artefact_sha256})
         return
-    print(result.commitment)
+    show(result.commitment)
     note(f"publish this, then: smx certify {artefact} --key-file {out} --challenge TEXT (what the auditor answers)")

@@ -7,7 +7,7 @@ import typer
 
 from . import options as o
 from .bench import print_table
-from .terminal import note, print_json, progress_bar
+from .terminal import note, print_json, progress_bar, show
 
 NAME = "demo"
 
@@ -29,7 +29,7 @@ def command(
              "report": result.report.record(), "bench": result.bench.record()}
         )  # fmt: skip
         return
-    print(result.report.table())
+    show(result.report.table())
     print()
     print_table(result.bench)
-    print(f"\ndone in {result.seconds:.0f} s: open {result.page} or {result.plot}")
+    show(f"\ndone in {result.seconds:.0f} s: open {result.page} or {result.plot}")

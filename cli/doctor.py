@@ -1,7 +1,7 @@
 """smx doctor"""
 
 from . import options as o
-from .terminal import print_json
+from .terminal import print_json, show
 
 NAME = "doctor"
 
@@ -14,10 +14,10 @@ def command(json: o.Json = False) -> None:
     if json:
         print_json(found.record())
         return
-    print(f"{found.system}; {found.processor}, {found.cores} cores")
-    print("versions: " + ", ".join(f"{name} {version}" for name, version in found.versions.items()))
-    print("gpus: " + (", ".join(found.gpus) or f"none ({found.gpu_reason})"))
+    show(f"{found.system}; {found.processor}, {found.cores} cores")
+    show("versions: " + ", ".join(f"{name} {version}" for name, version in found.versions.items()))
+    show("gpus: " + (", ".join(found.gpus) or f"none ({found.gpu_reason})"))
     for engine in found.engines:
-        print(f"engine {engine.name}: {engine.version or 'missing'} - {engine.reason or engine.runs}")
+        show(f"engine {engine.name}: {engine.version or 'missing'} - {engine.reason or engine.runs}")
     for name, version in found.extras.items():
-        print(f"optional {name}: {version or 'not installed'}")
+        show(f"optional {name}: {version or 'not installed'}")

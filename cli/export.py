@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .terminal import note, numbers, print_json, progress_bar
+from .terminal import note, numbers, print_json, progress_bar, show
 
 NAME = "export"
 
@@ -47,6 +47,9 @@ def command(
     input_shape: Annotated[
         str | None, typer.Option("--input-shape", help="C,H,W where an ONNX file leaves them open.")
     ] = None,
+    allow_external_data: Annotated[
+        bool, typer.Option("--allow-external-data", help="Read an ONNX file's weights from other files of its folder.")
+    ] = False,
     data: o.Data = None,
     data_root: o.DataRoot = None,
     download: o.Download = False,
@@ -64,7 +67,8 @@ def command(
             sigma=sigma, max_disagreement=max_disagreement, max_radius_lost=max_radius_lost,
             parity_samples=parity_samples, calibration_samples=calibration_samples, tf32=tf32, layout=layout,
             input_range=input_range, mean=numbers(mean, "--mean"), std=numbers(std, "--std"),
-            input_shape=numbers(input_shape, "--input-shape", int), data=data, data_root=data_root, download=download,
+            input_shape=numbers(input_shape, "--input-shape", int),
+            allow_external_data=allow_external_data, data=data, data_root=data_root, download=download,
             seed=seed, progress=progress,
         )  # fmt: skip
     for text in result.assumptions:
@@ -90,9 +94,9 @@ def command(
             }
         )
         return
-    print(f"{result.artefact}: SHA-256 {result.sha256}")
+    show(f"{result.artefact}: SHA-256 {result.sha256}")
     if result.parity is not None:
         of = "of its ONNX file " if result.pending else ""
-        print(f"parity gate {of}passed: {result.parity.summary}, on {result.parity.images}")
+        show(f"parity gate {of}passed: {result.parity.summary}, on {result.parity.images}")
     if result.pending is None:
         note(f"next: smx certify {result.path} --out certs.jsonl")

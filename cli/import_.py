@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .terminal import note, print_json
+from .terminal import note, print_json, show
 
 NAME = "import"
 
@@ -27,5 +27,5 @@ def command(
     if json:
         print_json({"path": str(result.path), "arch": result.arch, "parameters": result.parameters})
         return
-    print(f"{result.path}: {result.arch}, {result.parameters:,} parameters")
+    show(f"{result.path}: {result.arch}, {result.parameters:,} parameters")
     note(f"next: smx export {result.path} --out DIR")

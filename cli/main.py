@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import signal
 import sys
@@ -91,16 +92,24 @@ def _version(value: bool) -> None:
 def options(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
     debug: bool = typer.Option(False, "--debug", help="Show tracebacks (may stand anywhere)."),
+    trust_code: bool = typer.Option(
+        False, "--trust-code", help="Import the code that a run folder names as its network (may stand anywhere)."
+    ),
 ) -> None:
     """Train image classifiers with SmoothMix, export them through a parity gate, certify the deployed engine."""
+    if trust_code:
+        os.environ["SMX_TRUST_CODE"] = "all"
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `smx` and exit: 0 done, 2 bad input, 3 a check failed, 4 not available, 5 stopped and resumable."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    trust = ["--trust-code"] if "--trust-code" in arguments else []
+    arguments = trust + [argument for argument in arguments if argument not in ("--debug", "--trust-code")]
     signal.signal(signal.SIGTERM, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal's encoding may lack a class's name
     sys.exit(_run(arguments, debug))
 
 
@@ -149,10 +158,11 @@ def _run(arguments: list[str], debug: bool) -> int:
 
 def _complain(message: str, everywhere: bool = False) -> None:
     """One line. Under torchrun an error that all processes meet alike is process 0's to tell."""
+    from smoothmix_deploy.messages import printable
     from smoothmix_deploy.training.launch import launched
 
     if launched().rank == 0 or everywhere:
-        print(f"smx: error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"smx: error: {printable(' '.join(message.split()))}", file=sys.stderr)
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .terminal import note, print_json, progress_bar
+from .terminal import note, print_json, progress_bar, show
 
 NAME = "predict"
 
@@ -41,6 +41,7 @@ def command(
     from dataclasses import asdict
 
     import smoothmix_deploy as smx
+    from smoothmix_deploy.messages import printable
 
     with progress_bar() as progress:
         found = smx.predict(
@@ -52,11 +53,14 @@ def command(
     if json:
         print_json({"predictions": [asdict(p) for p in found]})
         return
-    width = max([5, *(len(p.name) for p in found)])
-    print(
+    names = [printable(p.name) for p in found]
+    width = max([5, *map(len, names)])
+    show(
         f"{'image':<{width}}  {'prediction':<16}  {'radius':>7}  {'p >=':>7}"
         + ("  label" if found and found[0].label is not None else "")
     )
-    for p in found:
+    for name, p in zip(names, found, strict=True):
         label = "" if p.label is None else f"  {p.label}"
-        print(f"{p.name:<{width}}  {p.class_name or 'abstains':<16}  {p.radius:>7.3f}  {p.p_lower:>7.4f}{label}")
+        show(
+            f"{name:<{width}}  {printable(p.class_name or 'abstains'):<16}  {p.radius:>7.3f}  {p.p_lower:>7.4f}{label}"
+        )

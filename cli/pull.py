@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .terminal import note, print_json
+from .terminal import note, print_json, show
 
 NAME = "pull"
 
@@ -28,5 +28,5 @@ def command(
     if json:
         print_json({**asdict(result), "path": str(result.path)})
         return
-    print(f"{result.path}: {repo} at {result.revision[:12]}, weights {result.weights_sha256[:12]}")
+    show(f"{result.path}: {repo} at {result.revision[:12]}, weights {result.weights_sha256[:12]}")
     note(f"next: smx export {result.path} --out DIR")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .terminal import print_json
+from .terminal import print_json, show
 
 NAME = "push"
 
@@ -25,4 +25,4 @@ def command(
     if json:
         print_json(asdict(result))
         return
-    print(f"{result.url}: {', '.join(result.files)}")
+    show(f"{result.url}: {', '.join(result.files)}")

@@ -1,7 +1,7 @@
 """smx recipes"""
 
 from . import options as o
-from .terminal import print_json
+from .terminal import print_json, show
 
 NAME = "recipes"
 
@@ -33,4 +33,4 @@ def command(json: o.Json = False) -> None:
         values += "".join(f", {label} {getattr(hp, name):g}" for name, label in own)
         if hp.method == "smoothmix" and hp.one_step_adversary:
             values += ", one-step adversary"
-        print(f"{r.name:<{width}}  {r.arch:<15}  {values}  [{r.source}]")
+        show(f"{r.name:<{width}}  {r.arch:<15}  {values}  [{r.source}]")

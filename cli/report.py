@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .terminal import note, numbers, print_json
+from .terminal import note, numbers, print_json, show
 
 NAME = "report"
 
@@ -37,4 +37,4 @@ def command(
     if json or format == "json":
         print_json(result.record())
     else:
-        print(result.table(format))
+        show(result.table(format))

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .terminal import note, print_json
+from .terminal import note, print_json, show
 
 NAME = "sign"
 
@@ -26,6 +26,6 @@ def command(
     if json:
         print_json({**asdict(result), "path": str(result.path)})
         return
-    print(f"{result.path}: {result.certificates} certificates signed by key {result.signed_by}")
-    print(f"chain digest: {result.chain}")
+    show(f"{result.path}: {result.certificates} certificates signed by key {result.signed_by}")
+    show(f"chain digest: {result.chain}")
     note(f"next: smx verify {result.path} --key public.pem")

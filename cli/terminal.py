@@ -11,9 +11,18 @@ if TYPE_CHECKING:
     from smoothmix_deploy.progress import Progress
 
 
+def show(text: str) -> None:
+    """Lines of a result, on stdout: nothing that a file's author wrote steers the terminal."""
+    from smoothmix_deploy.messages import printable
+
+    print(printable(text, keep="\n"))
+
+
 def note(text: str) -> None:
     """A remark, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    from smoothmix_deploy.messages import printable
+
+    print(printable(text, keep="\n"), file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:

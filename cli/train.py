@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .terminal import note, print_json, progress_bar
+from .terminal import note, print_json, progress_bar, show
 
 NAME = "train"
 
@@ -118,5 +118,5 @@ def command(
         if noisy is not None
         else f"{last['train_accuracy']:.1%} of noisy training images right"
     )
-    print(f"{result.path}: {result.epochs} epochs, loss {last['loss']:.3f}, {accuracy}")
+    show(f"{result.path}: {result.epochs} epochs, loss {last['loss']:.3f}, {accuracy}")
     note(f"next: smx export {result.path} --out DIR")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .terminal import note, print_json, progress_bar
+from .terminal import note, print_json, progress_bar, show
 
 NAME = "verify"
 
@@ -54,18 +54,18 @@ def command(
     if json:
         print_json({**asdict(result), "path": str(result.path), "valid": True})
         return
-    print(f"{result.path}: {result.certificates} certificates follow from their votes")
-    print(f"chain digest: {result.chain}")
+    show(f"{result.path}: {result.certificates} certificates follow from their votes")
+    show(f"chain digest: {result.chain}")
     if result.signed_by is not None:
         whose = "the key given" if result.key_checked else "whose key this is was not checked (--key)"
-        print(f"signed {result.signed_at} by key {result.signed_by}: {whose}")
+        show(f"signed {result.signed_at} by key {result.signed_by}: {whose}")
     if result.commitment is not None:
         answered = "no challenge" if result.challenge is None else f"challenge {result.challenge!r}"
         against = "" if commitment else ", which was not compared with a published one (--commitment)"
-        print(f"noise key from commitment {result.commitment} and {answered}{against}")
+        show(f"noise key from commitment {result.commitment} and {answered}{against}")
     if result.artefact is not None:
         same_file = result.artefact == "same file"
-        print(
+        show(
             "the artefact is the one that was certified"
             if same_file
             else "the artefact is another file with the weights of the one that was certified"
@@ -73,4 +73,4 @@ def command(
     if result.rerun:
         how = "votes with new noise consistent" if fresh or not result.same_engine else "identical votes"
         how += " on the same engine" if result.same_engine else " on another engine"
-        print(f"{len(result.rerun)} images sampled again: {how}")
+        show(f"{len(result.rerun)} images sampled again: {how}")

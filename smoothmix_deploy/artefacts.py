@@ -5,15 +5,13 @@ Resolves a path to the file that will run and what is known about it. Knows noth
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .errors import BadInput, CheckFailed
-from .files import read_json, sha256_file, sha256_files
-from .messages import first_line
+from .files import parse_json, read_json, sha256_file, sha256_files
+from .onnx_reading import load_onnx
 from .records import check_model_record, fits, problem
 
 EXPORT_FORMAT_VERSION = 1
@@ -58,6 +56,12 @@ class Artefact:
         return f"{_DESCRIPTIONS[self.kind]} {self.file}"
 
     @property
+    def stranger(self) -> bool:
+        """Whether engines try it in a child process first. Not what this process has built itself, for its parity gate;
+        a manifest is no voucher: whoever wrote the file may have written that too."""
+        return not (self.gated and self.described_by == self.file)
+
+    @property
     def rebuild_command(self) -> str:
         """What makes a plan anew on the machine at hand, from the ONNX file that it was built from."""
         return f"smx export {self.file.with_name('model.onnx')} --format trt --out NEW_FOLDER"
@@ -84,7 +88,7 @@ def open_artefact(path: Path | str) -> Artefact:
         if (path / "config.json").exists():
             return _open_run(path)
         raise BadInput(f"{path}: neither a run folder (config.json) nor an export folder (manifest.json)")
-    if path.suffix not in _KINDS:
+    if path.suffix not in _KINDS or not path.is_file():
         raise BadInput(f"{path}: not a run folder, an export folder, or an .onnx, .plan or .xml file")
     folder = _export_folder_of(path)
     if folder is not None:
@@ -142,7 +146,7 @@ def _open_export(path: Path, asked: Path | None = None) -> Artefact:
     for part in parts:
         _check_digest(part, manifest["files"].get(part.relative_to(path).as_posix()), described_by)
     if kind == "onnx":
-        _load_onnx(file)
+        load_onnx(file)
     fields = ("precision", "sigma", "class_names", "weights_sha256", "max_batch", "data")
     parity = manifest.get("parity")
     return Artefact(
@@ -176,7 +180,7 @@ def _check_manifest(manifest: dict[str, Any], described_by: Path) -> None:
 def _check_digest(file: Path, entry: Any, described_by: Path) -> None:
     if not (isinstance(entry, dict) and isinstance(entry.get("sha256"), str)):
         raise BadInput(f'{described_by}: no SHA-256 of {file.name} under "files"')
-    if not file.exists():
+    if not file.is_file():  # neither a pipe nor a device
         raise BadInput(f"{file}: missing, though {described_by} lists it; export again")
     found, expected = sha256_file(file), entry["sha256"]
     if found != expected:
@@ -189,11 +193,11 @@ def _check_digest(file: Path, entry: Any, described_by: Path) -> None:
 def _open_onnx(path: Path) -> Artefact:
     """A loose ONNX file: what we wrote into it is trusted as a default (sigma, classes), never as a check."""
     known: dict[str, Any] = {}
-    for item in _load_onnx(path).metadata_props:
+    for item in load_onnx(path).metadata_props:
         if item.key == METADATA_KEY:
             try:
-                known = json.loads(item.value)
-            except (ValueError, RecursionError):
+                known = parse_json(item.value)
+            except ValueError:
                 raise BadInput(f"{path}: its {METADATA_KEY} metadata is not JSON") from None
     if not isinstance(known, dict):
         raise BadInput(f"{path}: its {METADATA_KEY} metadata is not a JSON object")
@@ -204,50 +208,3 @@ def _open_onnx(path: Path) -> Artefact:
     if wrong is not None:
         raise BadInput(f"{path}: its {METADATA_KEY} metadata: {wrong}")
     return Artefact(path=path, kind="onnx", file=path, sha256=sha256_file(path), described_by=path, **values)
-
-
-def _load_onnx(path: Path) -> Any:
-    """The parsed model; BadInput if it is none, or if its weights lie in another file (no digest would cover them)."""
-    import onnx
-
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:
-        raise BadInput(
-            f"{path}: not an ONNX model, or a damaged one ({type(error).__name__}: {first_line(error)})"
-        ) from None
-    broken = next((text for text in _texts(model) if isinstance(text, bytes)), None)
-    if broken is not None:
-        raise BadInput(f"{path}: a name in it is no UTF-8 text ({ascii(broken)[1:60]}): a damaged file")
-    for tensor in _tensors(model.graph):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "?")
-            raise BadInput(
-                f"{path}: its weights lie outside the file ({location}), so no digest would cover them; "
-                "save it with all weights inside"
-            )
-    return model
-
-
-def _texts(message: Any) -> Iterator[Any]:
-    """All strings of a protobuf message; those that are no UTF-8 come as bytes, and break whoever joins them to others."""
-    for field, value in message.ListFields():
-        if field.type not in (field.TYPE_MESSAGE, field.TYPE_STRING):
-            continue
-        values = [value] if isinstance(value, (str, bytes)) or hasattr(value, "ListFields") else value
-        for item in values:
-            if field.type == field.TYPE_STRING:
-                yield item
-            else:
-                yield from _texts(item)
-
-
-def _tensors(graph: Any) -> Iterator[Any]:
-    """All stored tensors of a graph and its subgraphs."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for inner in (attribute.g, *attribute.graphs):
-                if inner.node or inner.initializer:
-                    yield from _tensors(inner)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from .errors import BadInput
+
+MOST_NUMBERS = 1 << 26
+"""Of an image: 4,700 x 4,700 in colour. A damaged or hostile file asks for all memory otherwise."""
+MOST_CLASSES = 1_000_000
 
 
 def fits(value: Any, annotation: str) -> bool:
@@ -14,7 +18,8 @@ def fits(value: Any, annotation: str) -> bool:
     if annotation.endswith("| None"):
         return value is None or fits(value, annotation.removesuffix("| None").strip())
     if annotation == "float":
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and -sys.float_info.max <= value <= sys.float_info.max  # an int may be too large for a float
     if annotation == "int":
         return isinstance(value, int) and not isinstance(value, bool)
     if annotation == "list[str]":

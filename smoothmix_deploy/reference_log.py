@@ -6,19 +6,21 @@ nearest; ours are rounded down. Sigma is in the file's name.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
+from typing import IO
 
 from .certificates import Certificate
 from .errors import BadInput
 from .files import write_text
 from .statistics.bounds import ABSTAIN
 
+_LONGEST_LINE = 10_000
+_LARGEST_RADIUS = 1e6
 COLUMNS = ("idx", "label", "predict", "radius", "correct")
 
 
@@ -43,7 +45,8 @@ def is_reference_log(path: Path) -> bool:
 def read_reference_log(path: Path) -> list[LogRow]:
     """The rows of a log; BadInput names the first line that is not one."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with open(path, encoding="utf-8") as file:
+            lines = list(_lines(path, file))
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except UnicodeDecodeError:
@@ -59,6 +62,18 @@ def read_reference_log(path: Path) -> list[LogRow]:
     return [_row(path, number, line) for number, line in enumerate(lines[1:], start=2) if line.strip()]
 
 
+def _lines(path: Path, file: IO[str]) -> Iterator[str]:
+    """One by one, so that a file of one endless line does not fill the memory."""
+    number = 0
+    while line := file.readline(_LONGEST_LINE):
+        number += 1
+        if len(line) == _LONGEST_LINE:
+            raise BadInput(
+                f"{path}, line {number}: longer than {_LONGEST_LINE} characters: not a table of the reference"
+            )
+        yield line.rstrip("\n")
+
+
 def _row(path: Path, number: int, line: str) -> LogRow:
     cells = line.split("\t")
     try:
@@ -68,7 +83,7 @@ def _row(path: Path, number: int, line: str) -> LogRow:
         raise BadInput(
             f"{path}, line {number}: expected idx, label, predict, radius, correct; found {line[:80]!r}"
         ) from None
-    if correct not in (0, 1) or not math.isfinite(radius) or radius < 0 or prediction < ABSTAIN:
+    if correct not in (0, 1) or not 0 <= radius <= _LARGEST_RADIUS or prediction < ABSTAIN:
         raise BadInput(f"{path}, line {number}: impossible values in {line[:80]!r}")
     return LogRow(index, label, prediction, radius, bool(correct))
 

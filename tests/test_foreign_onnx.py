@@ -281,7 +281,7 @@ def test_damaged_exports_never_crash(digits_export, tmp_path, format):
     engine = {"onnx": "ort", "openvino": "openvino"}[format]
     if engine == "openvino":
         pytest.importorskip("openvino", reason="openvino is not installed")
-    for i in range(60):
+    for i in range(18):  # each that is valid protobuf is tried in a child: half a second
         damaged = bytearray(whole[: rng.randrange(len(whole))] if i % 6 == 0 else whole)
         for _ in range(rng.choice([1, 2, 4])):
             # the graph is at the front and at the back; weights lie between and harm nobody
@@ -309,6 +309,7 @@ def test_crash_of_a_runtime_is_an_error(tmp_path, monkeypatch):
 
     file = model(tmp_path / "foreign.onnx", LINEAR, W)
     trial.check_in_child(file)
+    monkeypatch.setattr(trial, "_passed", set())
     crashing = tmp_path / "python"
     crashing.write_text("#!/bin/sh\nkill -ABRT $$\n")
     crashing.chmod(0o755)

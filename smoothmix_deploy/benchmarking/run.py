@@ -125,8 +125,8 @@ def bench(
         raise BadInput("name at least one run folder, export folder or .onnx file")
     if not batch_sizes or min(batch_sizes) < 1:
         raise BadInput("--batch-sizes: must be whole numbers >= 1, e.g. 1,64,256")
-    if not seconds > 0 or n < 1 or n0 < 1:
-        raise BadInput("--seconds, --n and --n0 must be positive")
+    if not 0 < seconds <= 86_400 or n < 1 or n0 < 1:
+        raise BadInput("--seconds, --n and --n0 must be positive, --seconds at most a day")
     if cost_per_hour is not None and not cost_per_hour >= 0:
         raise BadInput(f"--cost-per-hour {cost_per_hour}: must not be negative")
     if out is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass, fields
 from functools import cache
@@ -11,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
+from ..files import parse_json
 from ..records import problem
 from .lines import FORMAT_VERSION, SEAL_VERSION, Certificate, Chain, Manifest, Seal, is_written_text
 
 _MOST = 10**9
+_LARGEST = 1 << 30
+_LONGEST_LINE = 64 << 20
 _SELECTION = ("images", "start", "stop", "skip")
 _SEAL = b'{"kind": "seal"'
 _COUNT_KEY = re.compile("0|[1-9][0-9]{0,8}")
@@ -72,11 +74,14 @@ def read_certificates(path: Path | str, *, allow_torn_tail: bool = False, exact:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            data = file.read(_LARGEST + 1)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+    if len(data) > _LARGEST:
+        raise BadInput(f"{path}: more than {_LARGEST >> 20} MB: not a certificate file")
     *lines, tail = data.split(b"\n")
     torn = bool(tail)
     reader = _Reader(path, exact)
@@ -144,8 +149,10 @@ class _Reader:
 
 def _parse(path: Path, number: int, raw: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(raw.decode(), parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
+        if len(raw) > _LONGEST_LINE:
+            raise ValueError(f"a line of {len(raw) >> 20} MB")
+        record = parse_json(raw.decode(), parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+    except ValueError as error:
         raise CorruptFile(path, number, f"not JSON ({error})") from None
     if not isinstance(record, dict):
         raise CorruptFile(path, number, "not a JSON object")
@@ -191,6 +198,8 @@ def _manifest(path: Path, number: int, record: dict[str, Any]) -> Manifest:
     )
     if wrong is None and not (2 <= values["num_classes"] <= _MOST and values["engine"]["batch_size"] >= 1):
         wrong = f"impossible num_classes {values['num_classes']} or batch_size {values['engine']['batch_size']}"
+    if wrong is None and not all(0 < values[name] <= _MOST for name in ("n", "n0")):
+        wrong = "impossible n or n0"
     images, start, stop, skip = (values["data"].get(name) for name in _SELECTION)
     if wrong is None and not (0 <= start < stop <= images <= _MOST and skip >= 1):
         wrong = f"impossible selection {start} .. {stop} step {skip} of {images} images"
@@ -210,6 +219,8 @@ def _certificate(path: Path, number: int, record: dict[str, Any]) -> Certificate
                 raise CorruptFile(path, number, f'"{name}" has {key!r}: {votes!r}, expected class: votes')
             counts[int(key)] = votes
         values[name] = counts
+    if not all(-1 <= values[name] <= _MOST for name in ("index", "label", "prediction", "radius", "n")):
+        raise CorruptFile(path, number, "impossible index, label, prediction, radius or n")
     return Certificate(**values)
 
 

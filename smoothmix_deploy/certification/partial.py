@@ -44,7 +44,7 @@ class PartialVotes:
                 for image in images.values()
             )
             return images if valid else {}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}
 
     def write_now_and_then(self, votes: Callable[[], Votes]) -> None:

@@ -29,7 +29,7 @@ from ..noise.gaussian import key_from_seed, random_key
 from ..noise.source import GENERATORS, check_name, noise_slack
 from ..progress import Progress, silent
 from ..reference_log import is_reference_log, write_tsv
-from ..rules import Rule, parameters_from_options, rule_label
+from ..rules import MOST_SAMPLES, Rule, parameters_from_options, rule_label
 from ..statistics.bounds import ABSTAIN
 from ..summary import Summary, summarise
 from ..versions import versions
@@ -323,6 +323,8 @@ def make_checked_rule(
 ) -> Rule:
     if n0 < 1:
         raise BadInput(f"--n0 {n0}: must be at least 1")
+    if n0 > MOST_SAMPLES:
+        raise BadInput(f"--n0 {n0}: must be at most {MOST_SAMPLES}")
     return attainable_rule(rule, parameters, sigma, n, alpha, note)
 
 

@@ -12,6 +12,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import BadInput
+from ..messages import first_line
+
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
+"""Not all that Pillow reads: for some it calls other programs."""
+_MOST_PIXELS = 1 << 26
 
 
 class ImageSet(ABC):
@@ -184,16 +189,25 @@ class LazySet(ImageSet):
 
 
 def open_image(path: Path) -> Image.Image:
-    """A decoded image; BadInput for what is missing, truncated, no image, or a decompression bomb."""
+    """A decoded image; BadInput for what is missing, truncated, animated, no image, or a decompression bomb."""
+    if path.exists() and not path.is_file():
+        raise BadInput(f"{path}: not a file, so not an image")
     try:
-        image = Image.open(path)
-        image.load()
+        with open(path, "rb") as file:
+            image = Image.open(file, formats=_FORMATS)
+            if image.width * image.height > _MOST_PIXELS:
+                raise BadInput(f"{path}: says that it has {image.width} x {image.height} pixels: a decompression bomb")
+            if getattr(image, "is_animated", False):
+                raise BadInput(f"{path}: has several frames; save the one that is meant as an image of its own")
+            image.load()
+    except BadInput:
+        raise
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except UnidentifiedImageError:
         raise BadInput(f"{path}: not an image in a format that Pillow reads") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadInput(f"{path}: cannot be decoded ({error})") from None
+    except Exception as error:  # damaged or hostile, whatever Pillow's readers make of it
+        raise BadInput(f"{path}: cannot be decoded ({first_line(error)})") from None
     return image
 
 
@@ -206,5 +220,10 @@ def image_to_array(image: Image.Image, shape: tuple[int, int, int], path: Path) 
         raise BadInput(f"{path}: the image is {image.width} x {image.height} pixels, expected {width} x {height}")
     if image.mode.startswith(("I", "F")):
         raise BadInput(f"{path}: has more than 8 bits a channel; convert it to 8 bits first")
-    array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+        raise BadInput(f"{path}: has transparent pixels, which look different to people; flatten it first")
+    try:
+        array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    except ValueError as error:
+        raise BadInput(f"{path}: pixels of mode {image.mode} ({first_line(error)}); convert it to RGB first") from None
     return to_unit_floats(array.reshape(1, height, width, channels))[0]

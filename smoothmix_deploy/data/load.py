@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import BadInput
+from ..messages import first_line
+from ..records import MOST_CLASSES
 from .image_set import ImageSet, InMemorySet, LazySet
 
 Channels = tuple[float, ...]
@@ -43,7 +47,7 @@ _KNOWN = {
 }
 DATA_NAMES = (*_KNOWN, "npz:PATH", "folder:PATH")
 _DIGITS_TRAIN = 1437
-_MOST_CLASSES = 1_000_000
+_BOMB = 1 << 30
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 
 
@@ -101,13 +105,14 @@ def _npz(path: Path, name: str, split: str) -> ImageSet:
             missing = {"x", "y"} - set(archive.files)
             if missing:
                 raise BadInput(f"{path}: has no array {', '.join(sorted(missing))}; found {', '.join(archive.files)}")
+            _check_sizes(path, archive)
             x, y = archive["x"], archive["y"]
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except BadInput:
         raise
     except Exception as error:  # damaged or foreign, whatever NumPy's and zipfile's readers make of it
-        raise BadInput(f"{path}: not a readable .npz file ({error})") from None
+        raise BadInput(f"{path}: not a readable .npz file ({first_line(error)})") from None
     if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray):
         raise BadInput(f"{path}: its x or y is not a NumPy array")
     x = x[..., None] if x.ndim == 3 else x
@@ -122,9 +127,28 @@ def _npz(path: Path, name: str, split: str) -> ImageSet:
             raise BadInput(f"{path}: x has values outside [0, 1]; divide by 255, or store uint8")
     if len(y) and y.min() < 0:
         raise BadInput(f"{path}: y has the negative label {y.min()}")
-    if len(y) and y.max() >= _MOST_CLASSES:
-        raise BadInput(f"{path}: y has the label {y.max()}; labels must be below {_MOST_CLASSES}")
+    if len(y) and y.max() >= MOST_CLASSES:
+        raise BadInput(f"{path}: y has the label {y.max()}; labels must be below {MOST_CLASSES}")
     return InMemorySet(name, split, x, y)
+
+
+def _check_sizes(path: Path, archive: Any) -> None:
+    """BadInput before anything is unpacked that says to be larger than the memory, or than its packed form can hold."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40
+    for name in ("x", "y"):
+        info = archive.zip.getinfo(name if name in archive.zip.namelist() else f"{name}.npy")
+        with archive.zip.open(info) as file:
+            version = np.lib.format.read_magic(file)
+            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, _, dtype = read[version](file)
+            size = math.prod(int(length) for length in shape) * dtype.itemsize
+            if min(shape, default=0) < 0 or size > info.file_size or size > memory // 2:
+                raise BadInput(
+                    f"{path}: {name} says that it has shape {shape} of {dtype} in {info.compress_size} packed bytes: "
+                    "damaged, or a decompression bomb"
+                )
+            if size > _BOMB and size > 200 * info.compress_size:
+                raise BadInput(f"{path}: {info.compress_size} bytes unpack to {size}: a decompression bomb")
 
 
 def _folder(path: Path, name: str, split: str) -> ImageSet:
@@ -143,7 +167,7 @@ def _folder(path: Path, name: str, split: str) -> ImageSet:
         (file, label)
         for label, class_name in enumerate(classes)
         for file in sorted((path / class_name).rglob("*"))
-        if file.suffix.lower() in _IMAGE_SUFFIXES
+        if file.suffix.lower() in _IMAGE_SUFFIXES and file.is_file()  # a pipe would be waited for
     ]
     if not files:
         raise BadInput(f"{path}: no images found (expected one folder of images per class)")

@@ -47,6 +47,7 @@ ENGINES = {  # best first
 }
 
 _MOST_THREADS = 1024
+_MOST_ROWS = 1 << 20
 
 
 def _module(name: str) -> Any:
@@ -90,6 +91,8 @@ def open_engine(
     """
     if batch_size is not None and batch_size < 1:
         raise BadInput(f"--batch-size {batch_size}: must be at least 1")
+    if batch_size is not None and batch_size > _MOST_ROWS:
+        raise BadInput(f"--batch-size {batch_size}: must be at most {_MOST_ROWS}")
     if threads is not None and not 1 <= threads <= _MOST_THREADS:
         raise BadInput(f"--threads {threads}: must be between 1 and {_MOST_THREADS}")
     if device not in ("auto", "cpu", "cuda"):

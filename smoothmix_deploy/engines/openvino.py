@@ -19,7 +19,7 @@ from ..errors import BadInput, Unavailable
 from ..messages import first_line
 from . import suitable_batch_size
 from .base import EngineInfo, usable_cores
-from .ort_session import probe
+from .ort_session import check_input_size, probe
 from .trial import check_in_child
 
 RUNS = ("openvino", "onnx")
@@ -47,8 +47,8 @@ class OpenVinoEngine:
 
     def __init__(self, artefact: Artefact, *, batch_size: int | None, threads: int | None, low_latency: bool) -> None:
         core = _openvino().Core()
-        if artefact.gated is None and artefact.kind == "onnx":
-            # Nobody vouches for it. Of our exports with an attribute, shape or edge altered 1 in 200 crashed OpenVINO
+        if artefact.stranger:
+            # Of our exports with an attribute, shape or edge altered 1 in 200 crashed OpenVINO
             # 2026.4, none of 8,000 ONNX Runtime.
             check_in_child(artefact.file, "openvino", batch_size or 1)
         try:
@@ -118,6 +118,7 @@ def _image_input(model: Any, artefact: Artefact, batch_size: int | None) -> tupl
         raise BadInput(f"{artefact.file}: its image size is not fixed ({found}); export it with fixed C, H, W")
     shape = tuple(size.get_length() for size in sizes)
     fixed = rows.get_length() if rows.is_static else None
+    check_input_size((fixed or 1, *shape), artefact.file)
     if fixed and batch_size not in (None, fixed):
         raise BadInput(f"--batch-size {batch_size}: {artefact.file} takes batches of {fixed} only")
     return shape, fixed or batch_size or suitable_batch_size(shape, artefact, cuda=False)

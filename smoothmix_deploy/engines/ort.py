@@ -12,6 +12,7 @@ from ..errors import Unavailable
 from . import suitable_batch_size
 from .base import EngineInfo, usable_cores
 from .ort_session import image_input, int8_kernels_saturate, onnxruntime, open_session, probe
+from .trial import check_in_child
 
 RUNS = ("onnx",)
 
@@ -28,6 +29,8 @@ class OrtEngine:
 
     def __init__(self, artefact: Artefact, *, batch_size: int | None, threads: int | None, low_latency: bool) -> None:
         ort = onnxruntime("ort")
+        if artefact.stranger:
+            check_in_child(artefact.file)
         options = ort.SessionOptions()
         cores = threads or usable_cores()
         options.intra_op_num_threads = cores if low_latency else 1

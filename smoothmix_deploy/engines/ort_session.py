@@ -6,6 +6,7 @@ Knows nothing about devices' memory, votes or noise.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from ..errors import BadInput, Unavailable
 from ..messages import first_line
+from ..records import MOST_CLASSES, MOST_NUMBERS
 
 
 def onnxruntime(engine: str) -> Any:
@@ -113,9 +115,16 @@ def image_input(session: Any, file: Path, batch_size: int | None) -> tuple[str, 
     if not all(isinstance(size, int) and size > 0 for size in shape):
         raise BadInput(f"{file}: its image size is not fixed ({found}); export it with fixed C, H, W")
     fixed = batch if isinstance(batch, int) and batch > 0 else None
+    check_input_size((fixed or 1, *shape), file)
     if fixed and batch_size not in (None, fixed):
         raise BadInput(f"--batch-size {batch_size}: {file} takes batches of {fixed} only")
     return inputs[0].name, (shape[0], shape[1], shape[2]), fixed or batch_size
+
+
+def check_input_size(shape: tuple[int, ...], file: Path) -> None:
+    """BadInput for a batch or an image that nobody's network takes: zeros of that shape would fill the memory."""
+    if math.prod(shape[1:]) > MOST_NUMBERS or math.prod(shape) > 64 * MOST_NUMBERS:
+        raise BadInput(f"{file}: takes batches of shape {shape}: more than any classifier's; a damaged file?")
 
 
 def probe(logits: Callable[[np.ndarray], Any], shape: tuple[int, ...], file: Path, runtime: str) -> int:
@@ -125,7 +134,7 @@ def probe(logits: Callable[[np.ndarray], Any], shape: tuple[int, ...], file: Pat
     except Exception as error:
         raise BadInput(f"{file}: {runtime} cannot run a batch of shape {shape} ({first_line(error)})") from None
     good = isinstance(scores, np.ndarray) and scores.dtype.kind == "f" and scores.ndim == 2
-    if not good or len(scores) != shape[0] or scores.shape[1] < 2:
+    if not good or len(scores) != shape[0] or not 2 <= scores.shape[1] <= MOST_CLASSES:
         found = f"{scores.dtype} {scores.shape}" if isinstance(scores, np.ndarray) else type(scores).__name__
         raise BadInput(f"{file}: its output is {found}, expected class scores [{shape[0]}, K] with K >= 2")
     return int(scores.shape[1])

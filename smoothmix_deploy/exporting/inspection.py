@@ -18,12 +18,11 @@ from ..engines.ort_session import onnxruntime, open_session
 from ..engines.trial import check_in_child
 from ..errors import BadInput
 from ..messages import first_line
+from ..records import MOST_NUMBERS
 from .adapter import ELEMENTS, Adapter
 from .onnx_file import INPUT
 
 _CHANNELS = (1, 3)
-_MOST_NUMBERS = 1 << 26
-"""Of an image: 4,700 x 4,700 in colour. A flipped bit in a dimension asks for all memory otherwise."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,8 @@ def inspect(artefact: Artefact, model: onnx.ModelProto, hints: InputHints) -> Ad
         std=hints.std, shape=shape, num_classes=0, precision=_precision(model), fixed_batch=dims[0],
         rows=dims[0], assumptions=assumptions,
     )  # fmt: skip
-    if artefact.gated is None:
-        check_in_child(file)  # nobody vouches for it: if it crashes a runtime, let it be another process's
+    for what in ("onnx", "ort"):  # if it crashes one of them, let it be another process's
+        check_in_child(file, what)
     return _with_output(draft, artefact, model)
 
 
@@ -109,7 +108,7 @@ def _shape(dims: list[int | None], layout: str, hints: InputHints, file: Any) ->
         raise BadInput(
             f"{file}: leaves its image size open ({said} for C, H, W); say it with --input-shape, e.g. 3,224,224"
         )
-    if math.prod(int(size or 0) for size in shape) > _MOST_NUMBERS:
+    if math.prod(int(size or 0) for size in shape) > MOST_NUMBERS:
         raise BadInput(f"{file}: takes images of {shape} (C, H, W): more than any classifier's; a damaged file?")
     if hints.input_shape is not None and list(hints.input_shape) != shape:
         raise BadInput(f"--input-shape {','.join(map(str, hints.input_shape))}: {file} takes {shape}")

@@ -6,7 +6,6 @@ The artefact and its manifest appear in the output folder together, or not at al
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from ..artefacts import EXPORT_FORMAT_VERSION, Artefact
 from ..data import ImageSet
 from ..engines import Engine, available, candidates, open_engine
 from ..errors import BadInput, CheckFailed, Unavailable
-from ..files import check_writable, read_json, sha256_files, write_json
+from ..files import atomic_folder, check_writable, read_json, sha256_files, write_json
 from ..noise.gaussian import key_from_seed, random_key
 from ..progress import Progress, silent
 from ..statistics.bounds import clopper_pearson_upper
@@ -32,6 +31,7 @@ from .source import Source, open_source
 
 MANIFEST = "manifest.json"
 TIMING_CACHE = "timing.cache"
+_MOST_ROWS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def export(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     input_shape: Sequence[int] | None = None,
+    allow_external_data: bool = False,
     data: str | None = None,
     data_root: Path | str | None = None,
     download: bool = False,
@@ -81,7 +82,7 @@ def export(
 
     `precision` None: float32, or what the ONNX file is. `engine`: the one the gate runs the artefact on (None: the best
     here that can). `layout`, `input_range`, `mean`, `std`, `input_shape`: what an ONNX file's input wants, where it does
-    not say. Raises BadInput, CheckFailed (parity: nothing is left in `out`), Unavailable (no builder, or no engine to
+    not say. `allow_external_data`: read its weights from other files of its folder. Raises BadInput, CheckFailed (parity: nothing is left in `out`), Unavailable (no builder, or no engine to
     check the artefact with: it fails closed). An earlier export in `out` is removed first, so that a failure never
     leaves an old artefact in the new one's place.
     """
@@ -91,7 +92,7 @@ def export(
         layout, input_range, None if mean is None else tuple(mean), None if std is None else tuple(std),
         _shape(input_shape),
     )  # fmt: skip
-    source = open_source(run, hints)
+    source = open_source(run, hints, allow_external_data=allow_external_data)
     chosen = resolve_precision(precision, source.facts, format)
     sigma = source.facts.sigma if sigma is None else sigma
     if sigma is None:
@@ -106,9 +107,7 @@ def export(
     timing = (out / TIMING_CACHE).read_bytes() if (out / TIMING_CACHE).is_file() else None
     if out.exists():
         shutil.rmtree(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with atomic_folder(out) as work:
         if timing is not None and format == "trt":
             (work / TIMING_CACHE).write_bytes(timing)
         progress("exporting", 0, 2, f"building {FORMATS[format]} ({chosen})")
@@ -119,12 +118,7 @@ def export(
         progress("exporting", 1, 2, f"comparing {parity_samples} votes")
         gate = _Gate(source, images, described, wanted, parity_samples, max_disagreement, max_radius_lost, key, device)
         record, parity, pending = gate.judge(built, engine)
-        manifest = _manifest(work, built, wanted, record)
-        write_json(work / MANIFEST, manifest)
-        work.chmod(0o755)
-        work.replace(out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        write_json(work / MANIFEST, _manifest(work, built, wanted, record))
     progress("exporting", 2, 2, "done")
     artefact = out / built.artefact.relative_to(work)
     return ExportResult(out, artefact, _digest(artefact), parity, pending, source.facts.assumptions)
@@ -167,7 +161,7 @@ class _Gate:
         facts = self.source.facts
         kind = {".onnx": "onnx", ".plan": "plan", ".xml": "openvino"}[file.suffix]
         # `gated` is what is being found out; None where the graph is a stranger's, whom engines protect us from
-        stranger = self.source.artefact.kind == "onnx" and self.source.artefact.gated is None
+        stranger = self.source.artefact.kind == "onnx"
         artefact = Artefact(
             path=file, kind=kind, file=file, sha256=_digest(file), described_by=file, precision=self.wanted.precision,
             max_batch=max_batch, class_names=facts.class_names, plan=plan, gated=None if stranger else True,
@@ -244,6 +238,13 @@ def _check_arguments(
         raise BadInput(f"--format {format}: must be one of {', '.join(FORMATS)}")
     if max_batch is not None and max_batch < 1:
         raise BadInput(f"--max-batch {max_batch}: must be at least 1")
+    for option, most in (
+        ("--max-batch", max_batch),
+        ("--parity-samples", parity_samples),
+        ("--calibration-samples", calibration_samples),
+    ):
+        if most is not None and most > _MOST_ROWS:
+            raise BadInput(f"{option} {most}: must be at most {_MOST_ROWS}")
     for option, limit in (("--max-disagreement", max_disagreement), ("--max-radius-lost", max_radius_lost)):
         if not 0 <= limit < 1:
             raise BadInput(f"{option} {limit}: must lie in [0, 1), e.g. 0.01")

@@ -6,6 +6,7 @@ form: float32 images [batch, C, H, W] in [0, 1] in, logits [batch, K] out. Knows
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,9 @@ import onnx
 from ..artefacts import Artefact, open_artefact
 from ..engines import Engine, open_engine
 from ..errors import BadInput
+from ..messages import first_line
 from ..models.run_folder import load_model, read_config
+from ..onnx_reading import load_onnx
 from .adapter import AdaptedEngine, Adapter
 from .inspection import InputHints, inspect
 from .onnx_file import onnx_of_model
@@ -91,7 +94,7 @@ class OnnxSource:
 
     def __init__(self, artefact: Artefact, hints: InputHints) -> None:
         self.artefact = artefact
-        self._model = onnx.load(str(artefact.file))
+        self._model = load_onnx(artefact.file)
         self._adapter: Adapter = inspect(artefact, self._model, hints)
         a = self._adapter
         self.facts = ModelFacts(
@@ -116,8 +119,24 @@ class OnnxSource:
         return self._adapter.apply(self._model)
 
 
-def open_source(path: Path, hints: InputHints) -> Source:
+class SelfContainedSource(OnnxSource):
+    """An ONNX file whose weights lay in other files: a copy of it, with all of them inside, lives as long as this."""
+
+    def __init__(self, path: Path, hints: InputHints) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="smx-")
+        copy = Path(self._folder.name) / path.name
+        try:
+            copy.write_bytes(load_onnx(path, external=True).SerializeToString())
+        except ValueError as error:  # protobuf's limit of 2 GB
+            raise BadInput(f"{path}: does not fit into one ONNX file with its weights ({first_line(error)})") from None
+        super().__init__(open_artefact(copy), hints)
+        self.facts.assumptions.append("the weights lay in other files and were put inside; SHA-256 is of the whole")
+
+
+def open_source(path: Path, hints: InputHints, *, allow_external_data: bool = False) -> Source:
     """The source at `path`. BadInput for anything else than a run folder or an ONNX file, and for useless hints."""
+    if allow_external_data and path.suffix == ".onnx" and path.is_file():
+        return SelfContainedSource(path, hints)
     artefact = open_artefact(path)
     if artefact.kind == "run":
         if hints != InputHints():

@@ -7,7 +7,9 @@ or files.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -20,6 +22,12 @@ ARCHITECTURES = (
     "cifar-resnet20", "cifar-resnet32", "cifar-resnet44", "cifar-resnet56", "cifar-resnet110",
     "resnet18", "resnet50", "timm:NAME", "pkg.module:callable",
 )  # fmt: skip
+
+
+TRUST_CODE = "SMX_TRUST_CODE"
+"""Environment variable: the callables that run folders may name, separated by commas. What worker processes inherit."""
+EVERYTHING = "all"
+_consented: set[str] = set()
 
 
 class Normalize(nn.Module):
@@ -62,15 +70,21 @@ def build_model(
     num_classes: int,
     input_shape: tuple[int, int, int],
     mean_sd: tuple[Sequence[float], Sequence[float]] | None,
+    named_by: Path | None = None,
 ) -> BaseClassifier:
     """A freshly initialised base classifier, checked to map `input_shape` to `num_classes` scores.
 
-    Raises BadInput (unknown name, or the network does not take such images) or Unavailable (timm missing).
+    `named_by`: the file that chose `arch`; None: the user did, which is consent to run its code. Raises BadInput
+    (unknown name, code that nobody consented to, or the network does not take such images) or Unavailable (timm missing).
     """
     if mean_sd and not len(mean_sd[0]) == len(mean_sd[1]) == input_shape[0]:
         raise BadInput(f"normalisation for {len(mean_sd[0])} channels, but the images have {input_shape[0]}")
     arch = canonical_arch(arch)
-    model = BaseClassifier(_network(arch, num_classes, input_shape[0]), mean_sd)
+    _check_consent(arch, named_by)
+    try:
+        model = BaseClassifier(_network(arch, num_classes, input_shape[0]), mean_sd)
+    except RuntimeError as error:  # more classes than memory
+        raise BadInput(f"--arch {arch} cannot have {num_classes} classes ({first_line(error)})") from None
     training = model.training
     model.eval()
     shape = "x".join(map(str, input_shape))
@@ -85,6 +99,25 @@ def build_model(
         found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise BadInput(f"--arch {arch} gives {found} for 2 images of {shape}, expected [2, {num_classes}] logits")
     return model
+
+
+def is_code(arch: str) -> bool:
+    """Whether the name makes us import a module of anybody's."""
+    return ":" in arch and not arch.startswith("timm:")
+
+
+def _check_consent(arch: str, named_by: Path | None) -> None:
+    """BadInput for code that a file names and the user has not consented to. Consent lasts as long as the process."""
+    if not is_code(arch):
+        return
+    if named_by is None:
+        _consented.add(arch)
+    trusted = os.environ.get(TRUST_CODE, "").split(",")
+    if arch not in _consented and arch not in trusted and EVERYTHING not in trusted:
+        raise BadInput(
+            f"{named_by}: its network is code, {arch}, which would be imported and run; "
+            f"if you trust it, add --trust-code (or set {TRUST_CODE}={arch})"
+        )
 
 
 def _network(arch: str, num_classes: int, channels: int) -> nn.Module:
@@ -113,6 +146,8 @@ def _timm(arch: str, num_classes: int, channels: int) -> nn.Module:
     except ImportError:
         raise Unavailable(f"--arch {arch}: timm is not installed; install smoothmix-deploy[timm]") from None
     name = arch.removeprefix("timm:")
+    if ":" in name or "/" in name:  # hf-hub:, local-dir:, ...: timm would fetch or read what is there
+        raise BadInput(f"--arch {arch}: not the name of one of timm's own networks")
     try:
         return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=channels)
     except (RuntimeError, ValueError, TypeError) as error:

@@ -20,7 +20,7 @@ from ..errors import BadInput
 from ..files import sha256_file
 from ..messages import first_line
 from ..versions import versions
-from .build import build_model, canonical_arch
+from .build import build_model, canonical_arch, is_code
 from .run_folder import RunConfig, check_folder, save_weights, write_config
 
 
@@ -53,7 +53,7 @@ def import_checkpoint(
     check_folder(out)
     content = _load(checkpoint)
     named = str(content.get("arch") or "")
-    if not arch and ":" in named and not named.startswith("timm:"):  # a file must not choose code to import and call
+    if not arch and is_code(named):  # a file must not choose code to import and call
         raise BadInput(f"{checkpoint}: names the callable {named} as its arch; pass --arch {named} if you trust it")
     arch = canonical_arch(arch or named)
     if not arch:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
-from ..files import atomic_path, check_writable, read_json, write_json
-from ..records import check_model_record, fits, problem
+from ..files import atomic_path, check_writable, is_temporary, read_json, write_json
+from ..records import MOST_CLASSES, MOST_NUMBERS, check_model_record, fits, problem
 
 if TYPE_CHECKING:
     from .build import BaseClassifier
@@ -62,7 +63,7 @@ def check_folder(out: Path, *, resume: bool = False) -> None:
     elif (out / CONFIG).exists():
         if not resume:
             raise BadInput(f"--out {out}: already a run folder; go on with smx train --resume, or choose another")
-    elif any(out.iterdir()):
+    elif not all(is_temporary(path) for path in out.iterdir()):
         raise BadInput(f"--out {out}: not empty and not a run folder; choose another")
 
 
@@ -82,7 +83,8 @@ def read_config(folder: Path) -> RunConfig:
         raise BadInput(f"{path}: {wrong}")
     check_model_record(values, str(path), values["num_classes"])
     shape, mean_sd = values["input_shape"], values["mean_sd"]
-    if len(shape) != 3 or not all(fits(size, "int") and size > 0 for size in shape) or values["num_classes"] < 2:
+    plausible = len(shape) == 3 and all(fits(size, "int") and size > 0 for size in shape)
+    if not plausible or math.prod(shape) > MOST_NUMBERS or not 2 <= values["num_classes"] <= MOST_CLASSES:
         raise BadInput(f"{path}: impossible input_shape {shape} or num_classes {values['num_classes']}")
     if mean_sd is not None and not (len(mean_sd) == 2 and all(_is_per_channel(part, shape[0]) for part in mean_sd)):
         raise BadInput(f'{path}: "mean_sd" is {mean_sd}, expected means and deviations of {shape[0]} channels')
@@ -141,26 +143,31 @@ def save_weights(folder: Path, model: BaseClassifier) -> None:
 def load_model(folder: Path, config: RunConfig) -> BaseClassifier:
     """The base classifier on the CPU with its trained weights. BadInput: damaged, missing or foreign weights, NaN."""
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     from .build import build_model
 
     path = folder / WEIGHTS
     model = build_model(
-        config.arch, num_classes=config.num_classes, input_shape=config.input_shape, mean_sd=config.mean_sd
-    )
+        config.arch, num_classes=config.num_classes, input_shape=config.input_shape, mean_sd=config.mean_sd,
+        named_by=folder / CONFIG,
+    )  # fmt: skip
+    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     try:
-        state = load_file(str(path))
+        with safe_open(str(path), "pt") as file:
+            found = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+            wrong = next((name for name in {**expected, **found} if expected.get(name) != found.get(name)), None)
+            if wrong is not None:  # before anything is read: a stranger's tensors may have any size
+                raise BadInput(
+                    f"{path}: its weights do not fit arch {config.arch} "
+                    f"({wrong} has shape {found.get(wrong, 'none')}, expected {expected.get(wrong, 'none')})"
+                )
+            state = {name: file.get_tensor(name) for name in expected}
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError) as error:
         raise BadInput(f"{path}: not a readable safetensors file ({error})") from None
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise BadInput(f"{path}: its weights do not fit arch {config.arch} ({reason})") from None
+    model.load_state_dict(state)
     bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
     if bad:
         raise BadInput(f"{path}: {bad[0]} has NaN or infinite weights; this model cannot be certified")

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import BadInput
 from ..files import atomic_path, check_writable
+from ..messages import printable
 from ..summary import certified_accuracy
 from .table import Report
 
@@ -48,7 +49,7 @@ def _figure(report: Report) -> Any:
     radii = np.linspace(0, highest * 1.02, 600)
     names = _short_names([f.file for f in report.files])
     for f, name in zip(report.files, names, strict=True):
-        label = f"{name}  (ACR {f.summary.acr:.3f})"
+        label = f"{printable(name).lstrip('_')}  (ACR {f.summary.acr:.3f})"  # names with _ in front have no legend
         share = certified_accuracy(f.rows, radii.tolist())
         (line,) = axes.step(radii, share, where="post", label=label, linewidth=1.8)
         if len(report.files) == 1:
@@ -60,7 +61,9 @@ def _figure(report: Report) -> Any:
     axes.set_ylabel("certified accuracy")
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper right", frameon=False, fontsize=9)
+    legend = axes.legend(loc="upper right", frameon=False, fontsize=9)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a $ in a file's name is no formula
     return figure
 
 

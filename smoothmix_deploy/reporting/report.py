@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..certificates import Certificate, Manifest, is_certificate_file, read_certificates
 from ..errors import BadInput
+from ..files import check_writable
 from ..reference_log import LogRow, read_reference_log, sigma_from_name
 from ..summary import certified_accuracy, summarise, usual_radii
 from .html import write_html
@@ -27,6 +28,8 @@ def report(
     """
     if not files:
         raise BadInput("name at least one certificate file")
+    if html is not None:
+        check_writable(Path(html), "--html")
     loaded = [_load(Path(path), sigma) for path in files]
     highest = max((row.radius for *_, rows, _ in loaded for row in rows if row.correct), default=0.0)
     chosen = sorted(set(radii)) if radii is not None else usual_radii(highest)

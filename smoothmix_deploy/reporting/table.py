@@ -10,6 +10,7 @@ from typing import Any
 
 from ..certificates import Certificate, Manifest
 from ..errors import BadInput
+from ..messages import printable
 from ..reference_log import LogRow
 from ..rules import rule_label
 from ..summary import Summary
@@ -69,7 +70,7 @@ class Report:
         rows = []
         for f in self.files:
             s = f.summary
-            row = [f.file, "" if f.sigma is None else f"{f.sigma:g}", str(s.images), f"{s.acr:.3f}"]
+            row = [printable(f.file), "" if f.sigma is None else f"{f.sigma:g}", str(s.images), f"{s.acr:.3f}"]
             row += [
                 f"{s.accuracy:.3f}",
                 f"{s.abstained:.3f}",
@@ -84,7 +85,7 @@ class Report:
         header, rows = self.cells()
         if format == "markdown":
             lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-            return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+            return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
         if format == "latex":
             body = [" & ".join(_latex(cell) for cell in line) + r" \\" for line in (header, *rows)]
             columns = "l" + "r" * (len(header) - 1)
@@ -121,4 +122,5 @@ def radius_label(radius: float) -> str:
 
 
 def _latex(cell: str) -> str:
-    return "".join("\\" + c if c in "_%&#$" else c for c in cell)
+    words = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join("\\" + c if c in "_%&#${}" else words.get(c, c) for c in cell)

@@ -67,6 +67,8 @@ class Rule(Protocol):
         ...
 
 
+MOST_SAMPLES = 10**9
+"""Of an image: more would take weeks, and counts are limited to as many in files."""
 OPTION_OF = {"radius": "radius", "grid": "grid", "anytime": "tolerance"}
 """The option that a rule needs, for those that need one."""
 _EXAMPLE = {"radius": 0.5, "grid": 0.25, "tolerance": 0.05}
@@ -101,6 +103,8 @@ def make_rule(name: str, *, sigma: float, n: int, alpha: float, **parameters: An
         raise BadInput(f"--alpha {alpha}: must lie in [1e-100, 0.5), e.g. 0.001")
     if n < 1:
         raise BadInput(f"--n {n}: must be at least 1")
+    if n > MOST_SAMPLES:
+        raise BadInput(f"--n {n}: must be at most {MOST_SAMPLES}")
     for key, value in parameters.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise BadInput(f"--rule {name}: {key} is {value!r}, expected a number")
