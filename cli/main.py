@@ -17,7 +17,7 @@ from typing import Any
 
 import typer
 
-from . import audit, bench, certify, demo, doctor, export, import_, predict, recipes, report, train, verify
+from . import audit, bench, certify, demo, doctor, export, import_, merge, predict, recipes, report, train, verify
 
 
 class _ReaderGone(Exception):
@@ -53,7 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (train, recipes, import_, export, certify, predict, report, verify, audit, bench, doctor, demo):
+for module in (train, recipes, import_, export, certify, merge, predict, report, verify, audit, bench, doctor, demo):
     app.command(name=module.NAME)(_guarded(module.command))
 
 

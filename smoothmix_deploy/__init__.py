@@ -33,6 +33,7 @@ _PUBLIC = {
     "import_checkpoint": "models.published",
     "export": "exporting.run",
     "certify": "certification.run",
+    "merge": "certification.merging",
     "predict": "certification.predict",
     "Predictor": "certification.predictor",
     "report": "reporting.report",

@@ -22,6 +22,7 @@ from ..progress import Progress, silent
 from ..rules import Rule, Verdict, make_rule
 from ..statistics.bounds import consistent_p_value
 from .reuse_record import ReuseRecord, check_against, reuse_of, verdict_of_line
+from .shards import images_of, whole_selection
 
 if TYPE_CHECKING:
     from ..engines import Engine
@@ -81,12 +82,12 @@ def verify(
             alpha=reuse.alpha_fresh if reuse else manifest.alpha,
             **manifest.rule_parameters,
         )
-        indices = range(*(int(manifest.data[name]) for name in ("start", "stop", "skip")))
+        indices, family = images_of(manifest.data), len(whole_selection(manifest.data))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckFailed(f"{path}, line 1: impossible manifest ({error})") from None
-    if manifest.alpha_family is not None and manifest.alpha != manifest.alpha_family / len(indices):
+    if manifest.alpha_family is not None and manifest.alpha != manifest.alpha_family / family:
         raise CheckFailed(
-            f"{path}, line 1: alpha {manifest.alpha} is not alpha_family {manifest.alpha_family} / {len(indices)} images"
+            f"{path}, line 1: alpha {manifest.alpha} is not alpha_family {manifest.alpha_family} / {family} images"
         )
     for line, certificate in enumerate(content.certificates, start=2):
         expected = indices[line - 2] if line - 2 < len(indices) else None
@@ -248,7 +249,7 @@ def _sample_again(
     progress: Progress,
 ) -> None:
     from ..data import ImageSet
-    from .run import check_images_fit
+    from .opening import check_images_fit
     from .sampler import run
     from .scheduler import Scheduler
 
