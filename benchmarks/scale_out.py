@@ -169,7 +169,12 @@ def _manifest(rule: str, images: int) -> Manifest:
 def measure(kind: str, rounds: int, n: int, work: Path) -> dict:
     """Ratio of two workers to one, of one thread each."""
     torch.manual_seed(0)
-    write_onnx(build_model("lenet", num_classes=10, input_shape=(1, 28, 28), mean_sd=None).eval(), (1, 28, 28), work / "l.onnx", {})
+    write_onnx(
+        build_model("lenet", num_classes=10, input_shape=(1, 28, 28), mean_sd=None).eval(),
+        (1, 28, 28),
+        work / "l.onnx",
+        {},
+    )
     x = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
     np.savez(work / "x.npz", x=x, y=np.arange(40) % 10)
     results = []
@@ -235,8 +240,12 @@ def main() -> None:
                 simulated.append(simulate(rule, workers, arguments.seconds, Path(folder)))
                 print(simulated[-1], file=sys.stderr)
     machine = environment()
-    command = f"OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']} python benchmarks/scale_out.py --rounds {arguments.rounds} "
-    command += f"--n {arguments.n} --kinds {arguments.kinds!r} --workers {arguments.workers!r} --seconds {arguments.seconds:g}"
+    command = (
+        f"OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']} python benchmarks/scale_out.py --rounds {arguments.rounds} "
+    )
+    command += (
+        f"--n {arguments.n} --kinds {arguments.kinds!r} --workers {arguments.workers!r} --seconds {arguments.seconds:g}"
+    )
     lines = tables(measured, simulated)
     lines += ["", f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}."]
     lines.append("Versions: " + ", ".join(f"{k} {v}" for k, v in machine["versions"].items()) + ".")
