@@ -53,6 +53,15 @@ def command(
     reuse_n: Annotated[
         int, typer.Option("--reuse-n", help="For --reuse: samples an image on which the two are compared.")
     ] = 10_000,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Processes, each with an engine: one a GPU, or a socket.")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option("--ray", help="Run the workers on a Ray cluster: auto, or its address.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option("--shard", help="i/k: certify the i-th (from 0) of k parts, for smx merge.")
+    ] = None,
     json: o.Json = False,
 ) -> None:
     """Certify the deployed engine: L2 radii within which its smoothed answer cannot change."""
@@ -67,6 +76,7 @@ def command(
             tolerance=tolerance, noise=noise,
             batch_size=batch_size, device=device, threads=threads, out=out, tsv=tsv, resume=resume, seed=seed,
             key_file=key_file, challenge=challenge, reuse=reuse, reuse_artefact=reuse_artefact, reuse_n=reuse_n,
+            workers=workers, ray=ray, shard=shard,
             progress=progress, note=note,
         )  # fmt: skip
     s = result.summary

@@ -29,6 +29,7 @@ from . import (
     doctor,
     export,
     import_,
+    merge,
     predict,
     pull,
     push,
@@ -74,8 +75,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
-    train, recipes, import_, export, commit, certify, predict, report, verify, sign, certificate, audit, card, push, pull,
-    bench, doctor, demo,
+    train, recipes, import_, export, commit, certify, merge, predict, report, verify, sign, certificate, audit, card, push,
+    pull, bench, doctor, demo,
 ):  # fmt: skip
     app.command(name=module.NAME)(_guarded(module.command))
 

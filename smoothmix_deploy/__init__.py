@@ -34,6 +34,7 @@ _PUBLIC = {
     "export": "exporting.run",
     "commit": "certification.commitment",
     "certify": "certification.run",
+    "merge": "certification.merging",
     "predict": "certification.predict",
     "Predictor": "certification.predictor",
     "report": "reporting.report",

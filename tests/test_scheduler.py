@@ -31,7 +31,7 @@ def play(scheduler, rows, *, batches=None):
             break
         votes = np.full(rows, 2)  # rows that no segment names must not be counted
         for s in segments:
-            votes[s.row : s.row + s.count] = [vote(s.job.index, s.stream, s.first + i) for i in range(s.count)]
+            votes[s.row : s.row + s.count] = [vote(s.index, s.stream, s.first + i) for i in range(s.count)]
         used = sorted((s.row, s.row + s.count) for s in segments)
         assert used[0][0] == 0
         assert all(a[1] == b[0] for a, b in pairwise(used))  # no gap, no overlap

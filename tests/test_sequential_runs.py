@@ -11,7 +11,7 @@ from smx_cli import main as cli
 
 import smoothmix_deploy as smx
 from smoothmix_deploy.certificates import read_certificates
-from smoothmix_deploy.certification import run as certifying
+from smoothmix_deploy.certification import campaign as certifying
 from smoothmix_deploy.certification.scheduler import Scheduler
 from smoothmix_deploy.rules import make_rule
 

@@ -20,7 +20,7 @@ import torch
 
 from ..artefacts import Artefact, open_artefact
 from ..certificates import Certificate, Manifest
-from ..certification.run import check_images_fit
+from ..certification.opening import check_images_fit
 from ..certification.self_test import self_test
 from ..certification.settings import Note
 from ..certification.verify import checked

@@ -7,7 +7,7 @@ line, which a resumed run drops. Knows nothing about engines or sampling.
 
 from .lines import FORMAT_VERSION, Certificate, Manifest, Seal
 from .reading import CertificateFile, CorruptFile, is_certificate_file, read_certificates
-from .writing import CertificateWriter
+from .writing import CertificateWriter, refuse_if_locked
 
 __all__ = [
     "FORMAT_VERSION",
@@ -19,4 +19,5 @@ __all__ = [
     "Seal",
     "is_certificate_file",
     "read_certificates",
+    "refuse_if_locked",
 ]

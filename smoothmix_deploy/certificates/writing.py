@@ -24,7 +24,10 @@ class CertificateWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._end = 0
         if isinstance(begin, Manifest):
-            self._file: IO[bytes] = open(path, "xb")  # noqa: SIM115 - closed in __exit__
+            try:
+                self._file: IO[bytes] = open(path, "xb")  # noqa: SIM115 - closed in __exit__
+            except FileExistsError:
+                raise BadInput(f"{path}: another smx process has begun this file; choose another --out") from None
             _lock(self._file, path)
             self._append(text_of(begin))
         else:
@@ -84,6 +87,12 @@ def _lock(file: IO[bytes], path: Path) -> None:
         raise BadInput(
             f"{path}: another smx process is writing to this file; wait for it or choose another --out"
         ) from None
+
+
+def refuse_if_locked(path: Path) -> None:
+    """BadInput if a run is writing to `path`. The system drops a dead process's lock."""
+    with open(path, "rb") as file:
+        _lock(file, path)
 
 
 def append_seal(content: CertificateFile, seal: Seal) -> None:

@@ -19,7 +19,9 @@ import torch
 from ..data import ImageSet
 from ..engines import DeviceEngine, device_votes
 from ..noise.on_device import DeviceNoise
-from .scheduler import Scheduler, Segment
+from .opening import stops_where_engine_fails
+from .sampler import WorkSource
+from .scheduler import Segment
 
 _IN_FLIGHT = 2
 """Batches whose votes are not back yet: enough for the GPU never to wait for the host."""
@@ -28,7 +30,7 @@ _IN_FLIGHT = 2
 def run_on_device(
     engine: DeviceEngine,
     images: ImageSet,
-    scheduler: Scheduler,
+    scheduler: WorkSource,
     *,
     sigma: float,
     key: str,
@@ -43,13 +45,15 @@ def run_on_device(
     while True:
         segments = scheduler.next_batch(engine.info.batch_size)
         if segments:
-            in_flight.append(batches.launch(segments))
+            with stops_where_engine_fails(engine.info):
+                in_flight.append(batches.launch(segments))
         if not in_flight:
             return
         if len(in_flight) < _IN_FLIGHT and segments:
             continue
         oldest = in_flight.popleft()
-        vote_B = oldest.wait()
+        with stops_where_engine_fails(engine.info):
+            vote_B = oldest.wait()
         now = time.perf_counter()
         scheduler.record(oldest.segments, vote_B, now - clock)
         clock = now
@@ -123,15 +127,15 @@ class _Batches:
     def _addresses(self, segments: list[Segment]) -> torch.Tensor:
         """int64 [4, B]: slot, image, stream and sample number of each row; rows without a sample repeat slot 0."""
         address_4B = torch.zeros((4, self._rows), dtype=torch.int64, pin_memory=self._cuda)
-        needed = list(dict.fromkeys(segment.job.index for segment in segments))
+        needed = list(dict.fromkeys(segment.index for segment in segments))
         for index in needed:  # first those that are there, so that they are not the ones to make room
             if index in self._slots:
                 self._slots[index] = self._slots.pop(index)
         slot_of = {index: self._slot(index) for index in needed}
         for segment in segments:
             rows = slice(segment.row, segment.row + segment.count)
-            address_4B[0, rows] = slot_of[segment.job.index]
-            address_4B[1, rows] = segment.job.index
+            address_4B[0, rows] = slot_of[segment.index]
+            address_4B[1, rows] = segment.index
             address_4B[2, rows] = int(segment.stream)
             address_4B[3, rows] = torch.arange(segment.first, segment.first + segment.count)
         return address_4B

@@ -14,8 +14,8 @@ from ..data import ImageSet
 from ..engines import Engine, open_engine
 from ..errors import BadInput, CheckFailed
 from ..statistics.incremental import remaining_alphas
+from .opening import check_images_fit
 from .reuse_record import ReuseRecord
-from .run import check_images_fit
 from .self_test import self_test
 from .settings import Note
 from .verify import checked

@@ -29,6 +29,7 @@ class PartialVotes:
         self._certificates = certificates
         self._path = certificates.with_name(certificates.name + ".partial")
         self._written = time.monotonic()
+        self._every = _EVERY_SECONDS
 
     def read(self, num_classes: int, n0: int, n: int) -> dict[int, dict[str, Any]]:
         """Votes by image index; empty if there are none for this certificate file, or they make no sense."""
@@ -48,9 +49,11 @@ class PartialVotes:
             return {}
 
     def write_now_and_then(self, votes: Callable[[], Votes]) -> None:
-        """Write if the last time is a few seconds ago."""
-        if time.monotonic() - self._written > _EVERY_SECONDS:
+        """Write if the last time is a few seconds ago; longer, where many images in flight make it take long."""
+        begun = time.monotonic()
+        if begun - self._written > self._every:
             self.write(votes())
+            self._every = max(_EVERY_SECONDS, 30 * (time.monotonic() - begun))
 
     def write(self, votes: Votes) -> None:
         """Write atomically. A failure is no reason to stop: these votes can be drawn again."""

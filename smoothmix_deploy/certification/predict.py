@@ -18,11 +18,10 @@ from ..noise.source import check_name
 from ..progress import Progress, silent
 from ..rules import parameters_from_options
 from ..statistics.bounds import ABSTAIN
-from .run import make_checked_rule, noise_parameters, resolve_sigma
 from .sampler import run
 from .scheduler import ImageJob, Scheduler
 from .self_test import self_test
-from .settings import Note
+from .settings import Note, make_checked_rule, noise_parameters, resolve_sigma
 
 
 @dataclass(frozen=True)

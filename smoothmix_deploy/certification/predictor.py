@@ -17,11 +17,10 @@ from ..engines import open_engine, votes
 from ..errors import BadInput
 from ..noise.gaussian import key_from_seed, random_key
 from ..rules import Verdict, parameters_from_options
-from .run import make_checked_rule, noise_parameters, resolve_sigma
 from .sampler import BatchFiller
 from .scheduler import ImageJob, Scheduler
 from .self_test import self_test
-from .settings import USUAL_ALPHA, Note
+from .settings import USUAL_ALPHA, Note, make_checked_rule, noise_parameters, resolve_sigma
 
 BATCH_SIZE = 64
 

@@ -13,6 +13,7 @@ from ..noise.source import GENERATORS, noise_slack
 from ..rules import Rule, Verdict, make_rule
 from .commitment import CommittedKey, check_disclosure
 from .reuse_record import ReuseRecord, reuse_of, verdict_of_line
+from .shards import whole_selection
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,10 @@ def terms_of(content: CertificateFile) -> Terms:
             alpha=reuse.alpha_fresh if reuse else manifest.alpha,
             **manifest.rule_parameters,
         )
+        images = len(whole_selection(manifest.data))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckFailed(f"{where}: impossible manifest ({error})") from None
-    family, images = manifest.alpha_family, len(manifest.images)
+    family = manifest.alpha_family
     if family is not None and manifest.alpha != family / images:
         raise CheckFailed(f"{where}: alpha {manifest.alpha} is not alpha_family {family} / {images} images")
     return Terms(rule, reuse, committed)

@@ -128,7 +128,7 @@ def _sample(
     engine: Engine, images: ImageSet, manifest: Manifest, chosen: list[Certificate], replayed: bool, key: str,
     comparison: _Comparison,
 ) -> None:  # fmt: skip
-    from .run import check_images_fit
+    from .opening import check_images_fit
     from .sampler import run
     from .scheduler import Scheduler
 

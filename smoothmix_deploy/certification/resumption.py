@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..certificates import Certificate, CertificateFile, Manifest, read_certificates
+from ..certificates import Certificate, CertificateFile, Manifest, read_certificates, refuse_if_locked
 from ..errors import BadInput
 
 
@@ -17,6 +17,7 @@ def file_to_resume(out: Path, resume: bool) -> CertificateFile | None:
     if not resume:
         raise BadInput(f"--out {out}: exists; add --resume to go on with it, or choose another")
     if _torn_in_first_line(out):  # killed before the manifest was whole: nothing was computed
+        refuse_if_locked(out)
         out.unlink()
         return None
     known = read_certificates(out, allow_torn_tail=True)
@@ -43,7 +44,9 @@ def check_same_run(out: Path, old: Manifest, new: Manifest) -> None:
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in _SAME]
     pairs += [("artefact " + k, old.artefact.get(k), new.artefact[k]) for k in ("sha256",)]
     pairs += [("engine " + k, old.engine.get(k), value) for k, value in new.engine.items()]
-    pairs += [("data " + k, old.data.get(k), new.data[k]) for k in ("digest", "split", "start", "stop", "skip")]
+    pairs += [
+        ("data " + k, old.data.get(k), new.data.get(k)) for k in ("digest", "split", "shard", "start", "stop", "skip")
+    ]
     pairs += [("reuse " + k, (old.reuse or {}).get(k), (new.reuse or {}).get(k)) for k in ("sha256", "replayed")]
     if new.commitment is not None:
         pairs += [("--" + k, (old.commitment or {}).get(k), new.commitment[k]) for k in ("commitment", "challenge")]

@@ -12,7 +12,7 @@ CPU its votes must be among those that the earlier line counts. f' must not have
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +23,14 @@ from ..data import ImageSet
 from ..engines import Engine
 from ..errors import BadInput, CheckFailed, Stopped
 from ..noise.gaussian import Stream
+from ..progress import Progress
 from ..rules import Rule, Verdict, make_rule
 from ..statistics.bounds import ABSTAIN
 from ..statistics.incremental import promised_radius, worth_sampling
+from .campaign import Campaign, Sample
 from .earlier import Earlier
 from .reuse_record import reused_verdict, top_class
-from .run import Campaign
-from .sampler import BatchFiller, batches_per_buffer, run, votes_of_batches
+from .sampler import BatchFiller, batches_per_buffer, votes_of_batches
 from .scheduler import ImageJob, Scheduler
 
 _WINDOW = 16
@@ -51,14 +52,15 @@ class ReuseCampaign(Campaign):
     """Replays, decides between reuse and fresh samples, and appends, a window of images after the other."""
 
     def __init__(
-        self, earlier: Earlier, engine: Engine, images: ImageSet, indices: range, rule: Rule, n0: int,
-        sigma: float, key: str, noise: str, out: Path, progress: Callable[..., None],
+        self, earlier: Earlier, engine: Engine, sigma: float, key: str, noise: str, sample: Sample, num_classes: int,
+        images: ImageSet, indices: range, rule: Rule, n0: int, out: Path, progress: Progress,
     ) -> None:  # fmt: skip
         if engine.info.num_classes != earlier.manifest.num_classes:
             raise BadInput(
                 f"--reuse {earlier.path}: has {earlier.manifest.num_classes} classes, the model {engine.info.num_classes}"
             )
-        super().__init__(engine, images, indices, rule, n0, sigma, key, noise, out, progress)
+        super().__init__(sample, num_classes, images, indices, rule, n0, out, progress)
+        self._engine, self._sigma, self._key, self._noise = engine, sigma, key, noise
         self._earlier, self._clock = earlier, 0.0
         self.old_samples = 0
         """Drawn by this call on the earlier engine."""
@@ -130,7 +132,7 @@ class ReuseCampaign(Campaign):
             for segment in segments if old_votes else ():
                 part = slice(segment.row, segment.row + segment.count)
                 # the last row and column are of votes that are none (-1)
-                np.add.at(both[segment.job.index], (old_votes[0][part], vote_B[part]), 1)
+                np.add.at(both[segment.index], (old_votes[0][part], vote_B[part]), 1)
             clock, before = time.perf_counter(), clock
             scheduler.record(segments, vote_B[:used], clock - before)
             scheduler.release(keep)
@@ -202,10 +204,7 @@ class ReuseCampaign(Campaign):
             scheduler.release(keep)
             self._after_batch(samples, 0)
 
-        run(
-            self._engine, self._images, scheduler, sigma=self._sigma, key=self._key, noise=self._noise,
-            after_batch=after_batch,
-        )  # fmt: skip
+        self._draw(scheduler, after_batch, self._engine_time)
         scheduler.release(keep)
         return found
 

@@ -16,13 +16,27 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Lock, Semaphore
+from typing import Protocol
 
 import numpy as np
 
 from ..data import ImageSet
 from ..engines import Engine, concurrent_calls, on_device, votes
 from ..noise.source import make_noise
-from .scheduler import Scheduler, Segment
+from .opening import stops_where_engine_fails
+from .scheduler import Segment
+
+
+class WorkSource(Protocol):
+    """A scheduler, or what stands for one in a worker."""
+
+    def next_batch(self, rows: int) -> list[Segment]:
+        """Samples for at most `rows` rows; empty: none now, and, when all batches are recorded, none any more."""
+        ...
+
+    def record(self, segments: list[Segment], votes_B: np.ndarray, seconds: float = 0.0) -> None:
+        """The votes of a batch; in the order in which batches were handed out."""
+        ...
 
 
 class BatchFiller:
@@ -37,7 +51,7 @@ class BatchFiller:
         flat = batch_BCHW.reshape(len(batch_BCHW), -1)
         for segment in segments:
             rows = flat[segment.row : segment.row + segment.count]
-            index = segment.job.index
+            index = segment.index
             self._noise.fill(rows, self._image(index), segment.stream, index, segment.first)
 
     def _image(self, index: int) -> np.ndarray:
@@ -62,7 +76,7 @@ class EngineTime:
 def run(
     engine: Engine,
     images: ImageSet,
-    scheduler: Scheduler,
+    scheduler: WorkSource,
     *,
     sigma: float,
     key: str,
@@ -128,7 +142,8 @@ class _Workers:
             filler.fill(buffer, segments)
             with self._may_run:
                 begin = time.perf_counter()
-                vote_B = votes_of_batches(self._engine, buffer, segments[-1].row + segments[-1].count)
+                with stops_where_engine_fails(self._engine.info):
+                    vote_B = votes_of_batches(self._engine, buffer, segments[-1].row + segments[-1].count)
                 with self._time_lock:
                     self._time.seconds += time.perf_counter() - begin
             return vote_B

@@ -2,14 +2,15 @@
 
 Continuous batching: every batch is filled with whatever samples are still wanted, across images, so no image waits for
 another and no batch runs half empty before the end. Verdicts depend only on an image's own votes at the rule's looks,
-never on how samples were grouped. Pure bookkeeping: knows nothing of noise, engines, files or time.
+never on how samples were grouped. Pure bookkeeping: knows nothing of noise, engines, files, time, or whether workers
+are threads or other machines (`dispatcher`).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ class Tally:
     votes: Votes
     target: int
     scheduled: int = 0
+    early: dict[int, tuple[int, Mapping[int, int]]] = field(default_factory=dict)
+    """First sample -> samples and their counts, of those that came before their predecessors: not yet in `votes`."""
 
     @property
     def complete(self) -> bool:
@@ -50,6 +53,12 @@ class ImageJob:
     verdict: Verdict | None = None
     seconds: float = 0.0
 
+    @property
+    def wanted(self) -> bool:
+        """Whether there are samples to hand out."""
+        left = [tally.target - tally.scheduled for tally in (self.selection, self.estimation)]
+        return self.verdict is None and max(left) > 0
+
     def tally(self, stream: Stream) -> Tally:
         """The tally of `stream`."""
         return self.selection if stream is Stream.SELECTION else self.estimation
@@ -57,9 +66,9 @@ class ImageJob:
 
 @dataclass(frozen=True)
 class Segment:
-    """`count` consecutive samples of one image's stream, from number `first`, in rows `row` .. of a batch."""
+    """`count` consecutive samples of image `index`'s stream, from number `first`, in rows `row` .. of a batch."""
 
-    job: ImageJob
+    index: int
     stream: Stream
     first: int
     count: int
@@ -82,34 +91,36 @@ class Scheduler:
 
     def __post_init__(self) -> None:
         self._waiting: Iterator[int] = iter(self.indices)
-        self._jobs: deque[ImageJob] = deque()  # admitted, not yet released; dataset order
+        self._jobs: dict[int, ImageJob] = {}  # by image; admitted, not yet released; dataset order
+        self._ready: list[int] = []  # heap of images with samples to hand out: earlier ones first
+        self._all_admitted = False
 
     def next_batch(self, rows: int) -> list[Segment]:
         """Segments for at most `rows` rows; fewer only when no image is left to admit. Empty: nothing to run now."""
         segments: list[Segment] = []
         row = 0
-        for job in self._candidates():
+        while row < rows and (job := self._next_job()) is not None:
             for stream in (Stream.SELECTION, Stream.ESTIMATION):
                 tally = job.tally(stream)
                 count = min(tally.target - tally.scheduled, rows - row)
                 if count > 0:
-                    segments.append(Segment(job, stream, tally.scheduled, count, row))
+                    segments.append(Segment(job.index, stream, tally.scheduled, count, row))
                     tally.scheduled += count
                     row += count
-            if row == rows:
-                break
+            if job.wanted:
+                heappush(self._ready, job.index)
         return segments + self._ahead(row, rows) if self.speculate and segments else segments
 
     def _ahead(self, row: int, rows: int) -> list[Segment]:
         """Segments beyond the looks for rows `row` .. `rows` - 1, shared out evenly."""
         segments = []
-        jobs = [job for job in self._jobs if job.verdict is None]
+        jobs = [job for job in self._jobs.values() if job.verdict is None]
         for waiting, job in zip(range(len(jobs), 0, -1), jobs, strict=True):
             tally = job.estimation
             count = min(-(-(rows - row) // waiting), self.rule.largest_n - tally.scheduled)
             # the selection's last votes must be recorded before a look can be decided
             if count > 0 and job.selection.scheduled == job.selection.target:
-                segments.append(Segment(job, Stream.ESTIMATION, tally.scheduled, count, row))
+                segments.append(Segment(job.index, Stream.ESTIMATION, tally.scheduled, count, row))
                 tally.scheduled += count
                 row += count
         return segments
@@ -118,12 +129,28 @@ class Scheduler:
         """Add the votes of a batch (int [B]; negative: no vote). Batches must be recorded in the order handed out."""
         used = sum(segment.count for segment in segments)
         for segment in segments:
-            job = segment.job
+            job = self._jobs.get(segment.index)
+            if job is None or job.verdict is not None:  # drawn ahead, and not needed
+                continue
             job.seconds += seconds * segment.count / used
-            if job.verdict is None:  # else: drawn ahead, and not needed
-                first = segment.job.tally(segment.stream).votes.drawn
-                assert segment.first == first, "batches recorded out of order"
-                self._add(job, segment.stream, votes_B[segment.row : segment.row + segment.count])
+            first = job.tally(segment.stream).votes.drawn
+            assert segment.first == first, "batches recorded out of order"
+            self._add(job, segment.stream, votes_B[segment.row : segment.row + segment.count])
+
+    def record_counts(self, segment: Segment, counts: Mapping[int, int], seconds: float = 0.0) -> None:
+        """Add the votes {class: votes} of one segment, in any order. Each segment once, and none drawn ahead."""
+        job = self._jobs[segment.index]
+        assert job.verdict is None, "a segment recorded twice"
+        job.seconds += seconds
+        tally = job.tally(segment.stream)
+        assert segment.first >= tally.votes.drawn, "a segment recorded twice"
+        tally.early[segment.first] = segment.count, counts
+        while early := tally.early.pop(tally.votes.drawn, None):
+            counts_K = tally.votes.counts_K.copy()
+            for k, votes in early[1].items():
+                counts_K[k] += votes
+            tally.votes = Votes(tally.votes.drawn + early[0], counts_K)
+        self._decide(job)
 
     def _add(self, job: ImageJob, stream: Stream, classes: np.ndarray) -> None:
         """Count votes up to the next look, decide, go on with the rest until there is a verdict."""
@@ -139,23 +166,28 @@ class Scheduler:
     def release(self, write: Callable[[ImageJob], None]) -> int:
         """Hand finished jobs to `write`, in dataset order; how many. A job is released only once `write` returned."""
         released = 0
-        while self._jobs and self._jobs[0].verdict is not None:
-            write(self._jobs[0])
-            self._jobs.popleft()
+        while (job := next(iter(self._jobs.values()), None)) is not None and job.verdict is not None:
+            write(job)
+            del self._jobs[job.index]
             released += 1
         return released
 
     @property
+    def finished(self) -> bool:
+        """Whether every image has been released. Known once `next_batch` found nothing more to admit."""
+        return self._all_admitted and not self._jobs
+
+    @property
     def decided(self) -> int:
         """How many jobs have a verdict but wait for an earlier image."""
-        return sum(job.verdict is not None for job in self._jobs)
+        return sum(job.verdict is not None for job in self._jobs.values())
 
     def share_done(self, mean_samples: float | None = None) -> float:
         """How many images' worth of work the unreleased jobs have behind them.
 
         An image is expected to take `mean_samples` (both streams; None: up to its next look), or what it has if more.
         """
-        return sum(self._share(job, mean_samples) for job in self._jobs)
+        return sum(self._share(job, mean_samples) for job in self._jobs.values())
 
     @staticmethod
     def _share(job: ImageJob, mean_samples: float | None) -> float:
@@ -175,19 +207,21 @@ class Scheduler:
                     for votes in (job.tally(stream).votes,)
                 },
             }
-            for job in self._jobs
+            for job in self._jobs.values()
         ]
 
-    def _candidates(self) -> Iterator[ImageJob]:
-        yield from list(self._jobs)
-        for index in self._waiting:
-            job = self._admit(index)
-            self._jobs.append(job)
-            yield job
+    def _next_job(self) -> ImageJob | None:
+        """The first image with samples to hand out, admitted if need be."""
+        while not self._ready and not self._all_admitted:
+            index = next(self._waiting, None)
+            self._all_admitted = index is None
+            if index is not None:
+                self._admit(index)
+        return self._jobs[heappop(self._ready)] if self._ready else None
 
-    def _admit(self, index: int) -> ImageJob:
+    def _admit(self, index: int) -> None:
         none = Votes(0, np.zeros(self.num_classes, np.int64))
-        job = ImageJob(index, Tally(none, self.n0), Tally(none, self.rule.next_look(0)))
+        job = self._jobs[index] = ImageJob(index, Tally(none, self.n0), Tally(none, self.rule.next_look(0)))
         known = self.partial.pop(index, None)
         if known:
             job.seconds = known["seconds"]
@@ -198,7 +232,8 @@ class Scheduler:
             while job.estimation.votes.drawn > job.estimation.target:  # looks that the interrupted run had passed
                 job.estimation.target = self.rule.next_look(job.estimation.target)
             self._decide(job)
-        return job
+        if job.wanted and not self._ready:
+            heappush(self._ready, index)
 
     def _decide(self, job: ImageJob) -> None:
         selection, estimation = job.selection, job.estimation
@@ -207,3 +242,5 @@ class Scheduler:
             job.verdict = self.rule.decide(selection.votes.counts_K, votes.counts_K, votes.drawn)
             if job.verdict is None:
                 estimation.target = self.rule.next_look(votes.drawn)
+                if job.wanted:
+                    heappush(self._ready, job.index)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..artefacts import Artefact
 from ..errors import BadInput
-from ..rules import Rule, make_rule
+from ..noise.source import noise_slack
+from ..rules import MOST_SAMPLES, Rule, make_rule
 from ..statistics.bounds import fewest_samples
 
 Note = Callable[[str], None]
@@ -37,3 +39,26 @@ def attainable_rule(rule: str, parameters: dict[str, float], sigma: float, n: in
             f"warning: --n {n} at --alpha {alpha:g} certifies at most {made.largest_radius / sigma:.3f} sigma: nearly every image will abstain"
         )
     return made
+
+
+def resolve_sigma(sigma: float | None, artefact: Artefact) -> float:
+    sigma = artefact.sigma if sigma is None else sigma
+    if sigma is None:
+        raise BadInput(f"--sigma: missing, and {artefact.path} does not say which noise it was trained for")
+    return float(sigma)
+
+
+def noise_parameters(noise: str, sigma: float, shape: tuple[int, int, int]) -> dict[str, float]:
+    """What the noise adds to the rule's parameters: `slack`, where it takes anything off p_lower."""
+    slack = noise_slack(noise, sigma, shape)
+    return {"slack": slack} if slack else {}
+
+
+def make_checked_rule(
+    rule: str, parameters: dict[str, float], sigma: float, n: int, n0: int, alpha: float, note: Note
+) -> Rule:
+    if n0 < 1:
+        raise BadInput(f"--n0 {n0}: must be at least 1")
+    if n0 > MOST_SAMPLES:
+        raise BadInput(f"--n0 {n0}: must be at most {MOST_SAMPLES}")
+    return attainable_rule(rule, parameters, sigma, n, alpha, note)

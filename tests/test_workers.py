@@ -1,0 +1,286 @@
+"""Workers side by side: the lines of one process, whoever is killed, refused or late."""
+
+import json
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from onnx_models import half_space, write_npz
+
+import smoothmix_deploy as smx
+from smoothmix_deploy.certification import local_workers
+from smoothmix_deploy.certification.dispatcher import ItemVotes
+from smoothmix_deploy.certification.driver import Team, identity
+from smoothmix_deploy.certification.local_workers import LocalFleet
+from smoothmix_deploy.certification.worker import Failure, Greeting
+from smoothmix_deploy.engines import EngineInfo
+
+RULES = {
+    "fixed": {"rule": "fixed"},
+    "two-class": {"rule": "two-class"},
+    "radius": {"rule": "radius", "radius": 0.2},
+    "grid": {"rule": "grid", "grid": 0.1},
+    "anytime": {"rule": "anytime", "tolerance": 0.1},
+}
+SLOW = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def planes(tmp_path_factory):
+    """(model, data) of 500 8-bit images, some of them near the plane."""
+    folder, rng = tmp_path_factory.mktemp("plane"), np.random.default_rng(5)
+    x = rng.integers(0, 256, (500, 2, 4), dtype=np.uint8)
+    weights = rng.standard_normal(8)
+    labels = (x.reshape(-1, 8) / 255 @ weights > 0.3).astype(int)
+    return half_space(folder / "h.onnx", weights, 0.3), write_npz(folder / "x.npz", x, labels)
+
+
+def certify(planes, out, **arguments):
+    """With a fixed seed, at sigma 0.25, in small batches."""
+    settings = {"n": 2000, "seed": 1, "batch_size": 64, "stop": 30, "threads": 1, **arguments}
+    return smx.certify(planes[0], engine="ort", data=planes[1], sigma=0.25, out=out, **settings)
+
+
+def records(path):
+    """All lines without what is not reproducible."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "created")} for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("name", "noise"),
+    [
+        ("fixed", "grid"),
+        ("radius", "gaussian"),
+        *(pytest.param(name, noise, marks=SLOW) for name in RULES for noise in ("gaussian", "grid")),
+    ],
+)
+def test_lines_of_two_workers_are_those_of_one_process(name, noise, planes, tmp_path):
+    """Every rule, both noises."""
+    options = {**RULES[name], "noise": noise}
+    certify(planes, tmp_path / "one.jsonl", **options)
+    certify(planes, tmp_path / "two.jsonl", workers=2, **options)
+    assert records(tmp_path / "two.jsonl") == records(tmp_path / "one.jsonl")
+
+
+def test_ten_workers_killed(planes, tmp_path, monkeypatch):
+    """SIGKILL, each time after two results: 200 images, the same file; and the notes say what happened."""
+    certify(planes, tmp_path / "one.jsonl", stop=200, n=5000)
+    killed, since, notes = [], 0, []
+
+    def events(self, timeout, events=LocalFleet.events):
+        nonlocal since
+        found = events(self, timeout)
+        for name, event in found:
+            since += isinstance(event, ItemVotes)
+            if since >= 2 and len(killed) < 10 and name in self.process_ids():
+                os.kill(self.process_ids()[name], signal.SIGKILL)
+                killed.append(name)
+                since = 0
+        return found
+
+    monkeypatch.setattr(LocalFleet, "events", events)
+    certify(planes, tmp_path / "two.jsonl", stop=200, n=5000, workers=2, note=notes.append)
+    assert len(killed) == 10
+    assert sum("its process died; starting it again" in note for note in notes) >= 8  # the last may not be noticed
+    assert records(tmp_path / "two.jsonl") == records(tmp_path / "one.jsonl")
+
+
+def test_stopped_and_resumed_with_another_number_of_workers(planes, tmp_path):
+    """Ctrl-C with two workers, on with one process, and on with three."""
+    certify(planes, tmp_path / "one.jsonl")
+    out = tmp_path / "c.jsonl"
+    for workers in (2, None):
+        seen = 0
+
+        def stop(what, done, total, details):
+            nonlocal seen
+            seen += done > seen
+            if seen >= 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(smx.Stopped, match="--resume"):
+            certify(planes, out, workers=workers, resume=out.exists(), progress=stop)
+    certify(planes, out, workers=3, resume=True)
+    assert records(out) == records(tmp_path / "one.jsonl")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.jsonl", "one.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"workers": 0}, smx.BadInput, "--workers 0"),
+        ({"ray": "auto"}, smx.BadInput, "needs --workers"),
+        ({"workers": 2, "device": "cuda"}, smx.Unavailable, "worker .: .*CPU"),
+        ({"workers": 2, "noise": "grid", "data": "float"}, smx.BadInput, "8-bit"),
+    ],
+)
+def test_what_cannot_be(arguments, error, said, planes, tmp_path):
+    """One line, with the exit code of a run in one process."""
+    model, data = planes
+    if arguments.pop("data", None):
+        data = write_npz(tmp_path / "f.npz", np.random.default_rng(0).random((4, 2, 4)), np.arange(4) % 2)
+    with pytest.raises(error, match=said):
+        certify((model, data), tmp_path / "c.jsonl", **arguments)
+    assert not (tmp_path / "c.jsonl").exists()
+
+
+class _Scripted:
+    """A fleet whose events are written down."""
+
+    def __init__(self, script):
+        self.names = sorted({name for name, _ in script})
+        self.script, self.started, self.dismissed = list(script), [], []
+
+    def start(self, name):
+        self.started.append(name)
+
+    def events(self, timeout):
+        return [self.script.pop(0)]
+
+    def dismiss(self, name):
+        self.dismissed.append(name)
+
+    def close(self):
+        self.names = []
+
+
+INFO = EngineInfo("ort", "1", "cpu", "fp32", 64, 1, (1, 2, 4), 2, "a" * 64)
+
+
+def team(*script, expected=None):
+    notes = []
+    fleet = _Scripted(script)
+    with Team(fleet, notes.append, expected) as made:
+        try:
+            return made.greeting().host, notes, fleet
+        except smx.SmxError as error:
+            return error, notes, fleet
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ({"version": "2"}, "engine version is 2, this run's is 1"),
+        ({"device": "cuda (H100)"}, "engine device"),
+        ({"batch_size": 32}, "engine batch_size"),
+        ({"artefact_sha256": "b" * 64}, "artefact is b"),
+    ],
+)
+def test_another_engine_is_refused_by_name(other, what):
+    """The run goes on with the others; where none is left, it is a failed check."""
+    resumed = identity(INFO.record(), "a" * 64, "d")
+    odd, good = Greeting("far", replace(INFO, **other), {}, "d"), Greeting("near", INFO, {}, "d")
+    host, notes, fleet = team(("w0", odd), ("w1", good), expected=resumed)
+    assert (host, fleet.dismissed) == ("near", ["w0"])
+    assert len(notes) == 1
+    assert f"w0 on far is refused: its {what}" in notes[0]
+    error, _, _ = team(("w0", odd), expected=resumed)
+    assert isinstance(error, smx.CheckFailed)
+    wrong_data = replace(good, data_digest="e")
+    assert "data digest" in str(team(("w0", wrong_data), expected=resumed)[0])
+
+
+def test_workers_that_cannot_start():
+    """A dead one is started again three times; one that says why is not; the last one's reason is the run's."""
+    error, notes, fleet = team(("w0", Failure(4, "no GPU")), *[("w1", None)] * 4)
+    assert fleet.started == ["w0", "w1", "w1", "w1", "w1"]
+    assert "w0: no GPU; the run goes on without it" in notes[0]
+    assert isinstance(error, smx.Stopped)
+    assert "given up after 4 deaths" in str(error)
+    error, _, _ = team(("w0", Failure(4, "no GPU")))
+    assert isinstance(error, smx.Unavailable)
+
+
+def test_each_worker_sees_its_own_gpu(monkeypatch):
+    """Worker i takes the i-th of the devices that this process may use."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
+    assert local_workers.visible_gpus() == ["3", "5"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert local_workers.visible_gpus() == ["0", "1"]
+
+
+@pytest.mark.slow
+def test_ray_workers(planes, tmp_path):
+    """The same lines from Ray actors, one of which is killed on the way; slow: Ray takes half a minute to start."""
+    ray = pytest.importorskip("ray", reason="needs the extra `ray`")
+    from smoothmix_deploy.certification.ray_workers import RayFleet
+
+    certify(planes, tmp_path / "one.jsonl", stop=200)
+    results, victims = 0, []
+
+    def events(self, timeout, events=RayFleet.events):
+        nonlocal results
+        found = events(self, timeout)
+        results += sum(isinstance(event, ItemVotes) for _, event in found)
+        if results >= 4 and not victims:
+            victims.append(ray.get(self._actors["worker 0"].process_id.remote()))
+            os.kill(victims[0], signal.SIGKILL)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RayFleet, "events", events)
+        certify(planes, tmp_path / "ray.jsonl", stop=200, ray="auto", workers=2)
+    assert victims
+    assert records(tmp_path / "ray.jsonl") == records(tmp_path / "one.jsonl")
+
+
+KILLS = int(os.environ.get("SMX_TEST_KILLS", "200"))
+
+
+@pytest.mark.slow
+def test_driver_killed_two_hundred_times(planes, tmp_path):
+    """SIGKILL at random moments of a run with two workers, each time resumed: no line lost, twice or changed."""
+    settings = {"stop": 500, "n": 4000, "rule": "grid", "grid": 0.1}
+    one, out = tmp_path / "one.jsonl", tmp_path / "c.jsonl"
+    rng, kills, before = random.Random(0), 0, b""
+    while kills < KILLS:
+        child = os.fork()
+        if child == 0:
+            try:
+                certify(planes, out, workers=2, resume=True, **settings)
+            finally:
+                os._exit(0)
+        size = out.stat().st_size if out.exists() else 0
+        more, end = rng.choice([0, 0, 1, 2000]), time.monotonic() + rng.uniform(0.1, 8)
+        while time.monotonic() < end or (more and time.monotonic() < end + 60):
+            if more and out.exists() and out.stat().st_size >= size + more:
+                break
+            time.sleep(0.002)
+            if os.waitpid(child, os.WNOHANG)[0]:
+                child = 0
+                break
+        if child:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        kills += 1
+        content = out.read_bytes() if out.exists() else b""
+        whole_lines = before[: before.rfind(b"\n") + 1]
+        assert content.startswith(whole_lines)
+        before = content
+        if not child:  # complete: begin again
+            certify_once(planes, one, settings)
+            assert records(out) == records(one)
+            out.unlink()
+            before = b""
+    certify_once(planes, one, settings)
+    certify(planes, out, workers=2, resume=True, **settings)
+    assert records(out) == records(one)
+
+
+def certify_once(planes, one, settings):
+    if not one.exists():
+        child = os.fork()  # ONNX Runtime's threads must not be there when the next worker's driver is forked
+        if child == 0:
+            try:
+                certify(planes, one, **settings)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
