@@ -10,7 +10,7 @@ import pytest
 from smx_cli import main as cli
 
 import smoothmix_deploy as smx
-from smoothmix_deploy.certificates import CertificateWriter, read_certificates
+from smoothmix_deploy.certificates import CertificateWriter, read_certificates, reading
 
 pytest.importorskip("cryptography", reason="signatures need the cryptography package")
 from cryptography.hazmat.primitives import serialization
@@ -68,10 +68,14 @@ def run(*arguments):
 @pytest.fixture
 def refused(keys, monkeypatch):
     """The message with which these bytes fail to verify; it names a line. Read from memory: thousands are tried."""
-    files = {path: path.read_bytes() for path in keys}
-    monkeypatch.setattr(
-        Path, "read_bytes", lambda path, read=Path.read_bytes: files[path] if path in files else read(path)
-    )
+    pem = {path: path.read_bytes() for path in keys}
+    files = {}
+    for owner, name, known in ((Path, "read_bytes", pem), (reading, "_bytes", files)):
+        monkeypatch.setattr(
+            owner,
+            name,
+            lambda path, known=known, read=getattr(owner, name): known[path] if path in known else read(path),
+        )
 
     def verify(data, public=keys[1]):
         files[Path("x.jsonl")] = data

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from typing import Any
@@ -58,9 +58,11 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     @property
-    def images(self) -> range:
-        """The indices that were selected, in the order of the lines."""
-        return range(*(int(self.data[name]) for name in ("start", "stop", "skip")))
+    def images(self) -> Sequence[int]:
+        """The indices that a finished file has lines for, in their order: those selected, less what shards left out."""
+        selection = range(*(int(self.data[name]) for name in ("start", "stop", "skip")))
+        missing = set(self.data.get("missing", ()))
+        return [i for i in selection if i not in missing] if missing else selection
 
 
 @dataclass(frozen=True)

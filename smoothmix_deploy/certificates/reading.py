@@ -51,8 +51,8 @@ class CertificateFile:
 
     @property
     def complete(self) -> bool:
-        """Whether there are as many lines as the manifest selects images."""
-        return len(self.certificates) == len(self.manifest.images)
+        """Whether there are as many lines as the manifest selects images, and no shard was missing."""
+        return len(self.certificates) == len(self.manifest.images) and not self.manifest.data.get("missing")
 
 
 def is_certificate_file(path: Path) -> bool:
@@ -73,15 +73,7 @@ def read_certificates(path: Path | str, *, allow_torn_tail: bool = False, exact:
     still running run leaves. With `exact` every line must be what the writer writes, byte for byte.
     """
     path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_LARGEST + 1)
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    if len(data) > _LARGEST:
-        raise BadInput(f"{path}: more than {_LARGEST >> 20} MB: not a certificate file")
+    data = _bytes(path)
     *lines, tail = data.split(b"\n")
     torn = bool(tail)
     reader = _Reader(path, exact)
@@ -96,6 +88,19 @@ def read_certificates(path: Path | str, *, allow_torn_tail: bool = False, exact:
     if torn and not allow_torn_tail:
         raise CorruptFile(path, len(lines) + 1, "the line is cut off (a run that was killed: smx certify --resume)")
     return reader.content(data, torn)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_LARGEST + 1)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+    if len(data) > _LARGEST:
+        raise BadInput(f"{path}: more than {_LARGEST >> 20} MB: not a certificate file")
+    return data
 
 
 class _Reader:
@@ -203,6 +208,9 @@ def _manifest(path: Path, number: int, record: dict[str, Any]) -> Manifest:
     images, start, stop, skip = (values["data"].get(name) for name in _SELECTION)
     if wrong is None and not (0 <= start < stop <= images <= _MOST and skip >= 1):
         wrong = f"impossible selection {start} .. {stop} step {skip} of {images} images"
+    missing = values["data"].get("missing", [])
+    if wrong is None and not (isinstance(missing, list) and all(type(index) is int for index in missing)):
+        wrong = '"missing" is no list of image indices'
     if wrong is None and not re.fullmatch("[0-9a-f]{32}", values["key"]):
         wrong = f'"key" is {values["key"]!r}, expected 32 hex digits'
     if wrong is not None:
