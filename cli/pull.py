@@ -16,15 +16,12 @@ def command(
     repo: Annotated[str, typer.Argument(help="Model repository, user/name.")],
     out: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit.")] = None,
-    trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Import the code that its configuration names as network.")
-    ] = False,
     json: o.Json = False,
 ) -> None:
     """Download a run folder from the Hugging Face Hub, checked."""
     import smoothmix_deploy as smx
 
-    result = smx.pull(repo, out=out, revision=revision, trust_code=trust_code)
+    result = smx.pull(repo, out=out, revision=revision)
     if json:
         print_json({**asdict(result), "path": str(result.path)})
         return

@@ -139,7 +139,7 @@ def test_only_known_names_are_downloaded(server, run, tmp_path):
 
 
 def test_code_is_not_imported_unless_trusted(server, run, tmp_path, monkeypatch):
-    """An architecture of the author's is refused before anything is imported; with trust_code it is built."""
+    """An architecture of the author's is refused before anything is imported; with consent it is built."""
     smx.push(run, repo="me/digits")
     marker = tmp_path / "imported"
     (tmp_path / "theirs.py").write_text(
@@ -149,11 +149,12 @@ def test_code_is_not_imported_unless_trusted(server, run, tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     config = json.loads(server.files["config.json"])
     server.files["config.json"] = json.dumps({**config, "arch": "theirs:net"}).encode()
-    with pytest.raises(smx.BadInput, match="theirs:net is code that would be imported; --trust-code"):
+    with pytest.raises(smx.BadInput, match=r"its network is code, theirs:net, .* add --trust-code"):
         smx.pull("me/digits", out=tmp_path / "back")
     assert not marker.exists()
     assert not (tmp_path / "back").exists()
-    smx.pull("me/digits", out=tmp_path / "back", trust_code=True)
+    monkeypatch.setenv("SMX_TRUST_CODE", "theirs:net")
+    smx.pull("me/digits", out=tmp_path / "back")
     assert marker.exists()
 
 

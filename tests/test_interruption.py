@@ -22,7 +22,7 @@ from smoothmix_deploy.training.state import read_state, sole_run
 
 CERTIFY = ("--n", "8000", "--stop", "16", "--seed", "1", "--threads", "1")
 TRAIN = {"data": "digits", "device": "cpu", "epochs": 2, "stop": 64, "batch_size": 32, "attack_steps": 1}
-FILES = {"config.json", "metrics.jsonl", "model.safetensors", "state.pt"}
+FILES = {"MODEL_CARD.md", "config.json", "metrics.jsonl", "model.safetensors", "state.pt", "training.png"}
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -16,8 +16,8 @@ from onnx_models import save
 from smx_cli import main as cli
 
 import smoothmix_deploy as smx
-from smoothmix_deploy import certificates
 from smoothmix_deploy.artefacts import open_artefact
+from smoothmix_deploy.certificates import reading
 from smoothmix_deploy.data import load, load_data
 from smoothmix_deploy.engines import open_engine, trial
 from smoothmix_deploy.models import build
@@ -170,10 +170,10 @@ def test_a_network_that_never_ends(tmp_path, monkeypatch):
 
 def test_limits_of_size(certs, tmp_path, monkeypatch):
     """Set low, as files that reach them would take minutes to write."""
-    monkeypatch.setattr(certificates, "_LONGEST_LINE", 100)
+    monkeypatch.setattr(reading, "_LONGEST_LINE", 100)
     with pytest.raises(smx.BadInput, match=r"line 1: not JSON \(a line of"):
         smx.report(certs)
-    monkeypatch.setattr(certificates, "_LARGEST", 1000)
+    monkeypatch.setattr(reading, "_LARGEST", 1000)
     with pytest.raises(smx.BadInput, match="not a certificate file"):
         smx.report(certs)
     np.savez_compressed(tmp_path / "x.npz", x=np.zeros((2000, 32, 32), np.uint8), y=np.zeros(2000, int))

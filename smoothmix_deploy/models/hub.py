@@ -83,12 +83,11 @@ def push(run: Path | str, *, repo: str, private: bool = False) -> PushResult:
     return PushResult(str(commit.commit_url), str(commit.oid), [PUBLISHED[name] for name in content])
 
 
-def pull(repo: str, *, out: Path | str, revision: str | None = None, trust_code: bool = False) -> PullResult:
+def pull(repo: str, *, out: Path | str, revision: str | None = None) -> PullResult:
     """Download the model repository `repo` (user/name) into the new run folder `out`: checked, or not at all.
 
-    `revision`: a branch, tag or commit. `trust_code`: its `arch` may name a callable (pkg.module:callable), which is
-    imported from this machine's PYTHONPATH to build the network. Raises BadInput (no such repository, not a run folder),
-    Unavailable (no huggingface_hub, Hub not reached).
+    `revision`: a branch, tag or commit. Raises BadInput (no such repository, not a run folder, a network that is code
+    without consent), Unavailable (no huggingface_hub, Hub not reached).
     """
     hub, out = _hub(repo), Path(out)
     check_folder(out)
@@ -105,22 +104,20 @@ def pull(repo: str, *, out: Path | str, revision: str | None = None, trust_code:
         for name, remote in PUBLISHED.items():
             if (work / "all" / remote).is_file():
                 (work / "all" / remote).rename(folder / name)
-        digest = _check_pulled(repo, folder, trust_code)
+        digest = _check_pulled(repo, folder)
         folder.replace(out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return PullResult(out, commit, digest)
 
 
-def _check_pulled(repo: str, folder: Path, trust_code: bool) -> str:
+def _check_pulled(repo: str, folder: Path) -> str:
     """The digest of the weights of a stranger's run folder, if it is one and its weights fit its network."""
     missing = next((name for name in _NEEDED if not (folder / name).exists()), None)
     if missing is not None:
         raise BadInput(f"{repo}: has no {missing}, so it is no run folder of smx")
     try:
         config = read_config(folder)
-        if ":" in config.arch and not config.arch.startswith("timm:") and not trust_code:
-            raise BadInput(f"arch {config.arch} is code that would be imported; --trust-code if you know it")
         read_metrics(folder)
         load_model(folder, config)
     except BadInput as error:  # with the repository's name in place of the temporary folder's
