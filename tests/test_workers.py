@@ -12,7 +12,7 @@ import pytest
 from onnx_models import half_space, write_npz
 
 import smoothmix_deploy as smx
-from smoothmix_deploy.certification import local_workers
+from smoothmix_deploy.certification import dispatcher, local_workers
 from smoothmix_deploy.certification.dispatcher import ItemVotes
 from smoothmix_deploy.certification.driver import Team, identity
 from smoothmix_deploy.certification.local_workers import LocalFleet
@@ -65,6 +65,12 @@ def test_lines_of_two_workers_are_those_of_one_process(name, noise, planes, tmp_
     certify(planes, tmp_path / "one.jsonl", **options)
     certify(planes, tmp_path / "two.jsonl", workers=2, **options)
     assert records(tmp_path / "two.jsonl") == records(tmp_path / "one.jsonl")
+
+
+@pytest.fixture(autouse=True)
+def small_items(monkeypatch):
+    """Enough of them to be stopped or killed in, on any machine."""
+    monkeypatch.setattr(dispatcher, "ITEM_SECONDS", 0.02)
 
 
 def test_ten_workers_killed(planes, tmp_path, monkeypatch):

@@ -29,7 +29,11 @@ class CertificateWriter:
             except FileExistsError:
                 raise BadInput(f"{path}: another smx process has begun this file; choose another --out") from None
             _lock(self._file, path)
-            self._append(text_of(begin))
+            try:
+                self._append(text_of(begin))
+            except Stopped:
+                self._close()  # and let go of the lock: nobody enters this context
+                raise
         else:
             assert begin.seal is None, "nothing is added to a signed file"
             self._file = open(path, "r+b")  # noqa: SIM115 - closed in __exit__
@@ -70,8 +74,11 @@ class CertificateWriter:
             if kind is None:
                 os.fsync(self._file.fileno())
         finally:
-            with contextlib.suppress(OSError):  # unflushed bytes on a full disk: reported by write() already
-                self._file.close()
+            self._close()
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):  # unflushed bytes on a full disk: reported by write() already
+            self._file.close()
 
 
 def _lock(file: IO[bytes], path: Path) -> None:
