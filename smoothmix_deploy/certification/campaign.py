@@ -53,6 +53,7 @@ class Campaign:
         self.samples = 0
         self.seconds = 0.0
         self._engine_time = EngineTime()
+        self._tell_at = 0.0
 
     def run(self, writer: CertificateWriter, done: list[Certificate]) -> None:
         """Sample, decide, append. Stopped on Ctrl-C or when the file cannot be written."""
@@ -81,6 +82,7 @@ class Campaign:
         try:
             self._draw(scheduler, after_batch, self._engine_time)
             scheduler.release(write)
+            self._tell(scheduler, last=True)
         except KeyboardInterrupt:
             partial.write(scheduler.snapshot())
             raise Stopped(
@@ -113,8 +115,13 @@ class Campaign:
         self._certified += certificate.prediction != ABSTAIN
         self._drawn += certificate.n + (self._n0 if certificate.reuse is None else 0)
 
-    def _tell(self, scheduler: Scheduler) -> None:
-        """Images in flight count by their samples against the mean so far: the time left follows the mix of images."""
+    def _tell(self, scheduler: Scheduler, last: bool = False) -> None:
+        """Images in flight count by their samples against the mean so far: the time left follows the mix of images.
+
+        At most a twentieth of the time goes into it: there may be thousands of images in flight."""
+        begun = time.monotonic()
+        if begun < self._tell_at and not last:
+            return
         written, total = len(self.certificates), len(self._indices)
         mean = self._drawn / written if written else None
         share, decided = scheduler.share_done(mean), written + scheduler.decided
@@ -124,6 +131,8 @@ class Campaign:
         raw = self._engine_time.share(self.seconds)
         rate_text = f"{rate:,.0f} samples/s" + (f", {raw:.0%} of the raw engine" if raw else "")
         self._progress("certifying", written + min(share, total - written), total, f"{details}  {rate_text}")
+        now = time.monotonic()
+        self._tell_at = now + 20 * (now - begun)
 
 
 def _sparse(counts_K: np.ndarray) -> dict[int, int]:
