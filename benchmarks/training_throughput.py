@@ -150,7 +150,8 @@ def plot(losses: dict, path: Path) -> None:
         for seed, one in enumerate(found):
             label = ("the authors' loop" if name == "reference" else f"smx train, {name}") if seed == 0 else None
             axes.plot(range(1, len(one) + 1), one, color=f"C{number}", lw=1.2, alpha=0.8, label=label)
-    axes.set(xlabel="epoch", ylabel="mean loss", title="SmoothMix, LeNet, MNIST, sigma 0.5: same weights, same images")
+    axes.set(xlabel="epoch", ylabel="mean loss")
+    axes.set_title("SmoothMix, LeNet, MNIST, sigma 0.5: same weights, same images", fontsize=10)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
 

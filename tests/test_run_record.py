@@ -11,7 +11,7 @@ import torch
 from smx_cli import main as cli
 
 import smoothmix_deploy as smx
-from smoothmix_deploy.certification.run import Campaign
+from smoothmix_deploy.certification.campaign import Campaign, engine_sampler
 from smoothmix_deploy.data import InMemorySet, load_data, public_name
 from smoothmix_deploy.models.build import BaseClassifier, build_model
 from smoothmix_deploy.models.card import plain
@@ -78,9 +78,8 @@ def test_probe_says_what_certify_says(digits_run, tmp_path):
     assert (found.images, found.radius, found.n) == (40, 0.2, probes.N)
     images = test.subset(range(0, 360, 9))
     engine = LiveModel(model, test.shape, 10, 64, torch.device("cpu"))
-    campaign = Campaign(
-        engine, images, range(40), probe._rule, probes.N0, 0.25, probe._key, "gaussian", tmp_path / "c", lambda *a: None
-    )
+    sample = engine_sampler(engine, images, 0.25, probe._key, "gaussian")
+    campaign = Campaign(sample, 10, images, range(40), probe._rule, probes.N0, tmp_path / "c", lambda *a: None)
     written = []
     campaign.run(type("Writer", (), {"write": lambda self, c: written.append(c)})(), [])
     assert found.certified == sum(c.correct for c in written) / 40
