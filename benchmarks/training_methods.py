@@ -111,7 +111,11 @@ def text_of(study: Study, rows: list[dict[str, Any]], a: argparse.Namespace) -> 
     first = rows[0]
     radii = [r for r in first["certified"] if float(r) > 0]
     lines = [f"# Training methods on {study.data}: {study.arch}, sigma {first['sigma']:g}, {a.epochs} epochs", ""]
-    lines += ["| method | ACR | accuracy | abstained | " + " | ".join(f"r = {r}" for r in radii) + " | training, min (shared machine) |"]
+    lines += [
+        "| method | ACR | accuracy | abstained | "
+        + " | ".join(f"r = {r}" for r in radii)
+        + " | training, min (shared machine) |"
+    ]
     lines += ["|---|" + "---:|" * (len(radii) + 4)]
     for row in rows:
         cells = " | ".join(f"{row['certified'][r]:.3f}" for r in radii)

@@ -5,7 +5,6 @@ The one place that writes and reads them. Imports torch only to load or save wei
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 from collections.abc import Sequence
@@ -129,15 +128,11 @@ def _is_per_channel(part: Any, channels: int) -> bool:
 
 def save_weights(folder: Path, model: BaseClassifier) -> None:
     """Write model.safetensors atomically. OSError if it cannot be written."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(folder / WEIGHTS) as temporary:
-        try:
-            save_file(state, str(temporary))
-        except SafetensorError as error:  # its way of reporting a full disk
-            raise OSError(errno.EIO, str(error), str(folder / WEIGHTS)) from None
+        temporary.write_bytes(save(state))  # save_file leaves a temporary file of its own behind when it is killed
 
 
 def load_model(folder: Path, config: RunConfig) -> BaseClassifier:
