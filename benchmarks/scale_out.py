@@ -20,6 +20,8 @@ import pickle
 import sys
 import tempfile
 import time
+from collections import deque
+from dataclasses import dataclass, field
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -33,33 +35,46 @@ from smoothmix_deploy.certificates import CertificateWriter, Manifest
 from smoothmix_deploy.certification.campaign import Campaign
 from smoothmix_deploy.certification.dispatcher import ItemVotes, WorkItem
 from smoothmix_deploy.certification.driver import Event, Team
+from smoothmix_deploy.certification.leases import Lease, Report
+from smoothmix_deploy.certification.queues import REPORT_SECONDS
+from smoothmix_deploy.certification.scheduler import ImageVotes, Votes
 from smoothmix_deploy.certification.worker import Greeting
 from smoothmix_deploy.data import InMemorySet
 from smoothmix_deploy.engines import EngineInfo
 from smoothmix_deploy.exporting.onnx_file import write_onnx
 from smoothmix_deploy.files import write_json, write_text
 from smoothmix_deploy.models.build import build_model
-from smoothmix_deploy.noise.gaussian import Stream
 from smoothmix_deploy.progress import silent
-from smoothmix_deploy.rules import make_rule
+from smoothmix_deploy.rules import Rule, make_rule
 
 RATE, BATCH, CLASSES, N, N0 = 100_000, 1024, 1000, 100_000, 100
 LATENCY = 0.001
 SIMULATED_RULES = {"fixed": {}, "grid": {"grid": 0.25}, "radius": {"radius": 0.5}}
 
 
+@dataclass
+class SimulatedWorker:
+    """What it has to do, in order: (begins at, ends at, its votes). Reports as `queues.LeaseQueue` does."""
+
+    images: deque[tuple[float, float, ImageVotes]] = field(default_factory=deque)
+    free_at: float = 0.0
+    begun: int = 0
+    reported: float = 0.0
+    will_report: bool = False
+
+
 class SimulatedFleet:
     """See `driver.Fleet`. Time is the driver's processor time so far plus the time that it waited for events."""
 
-    def __init__(self, workers: int, probabilities: np.ndarray, seed: int = 0) -> None:
+    def __init__(self, workers: int, probabilities: np.ndarray, rule: Rule, seed: int = 0) -> None:
         self.names = [f"w{i}" for i in range(workers)]
-        self._p, self._rng = probabilities, np.random.default_rng(seed)
-        self._free_at = dict.fromkeys(self.names, 0.0)
-        self._events: list[tuple[float, int, str, bytes]] = []
+        self._p, self._rule, self._rng = probabilities, rule, np.random.default_rng(seed)
+        self._workers = {name: SimulatedWorker() for name in self.names}
+        self._events: list[tuple[float, int, str, bytes | None]] = []  # None: the worker's time to report
         self._number = 0
         self._cpu = time.process_time()
         self.now = self.driver_seconds = 0.0
-        self.items = self.samples = 0
+        self.messages = self.samples = 0
         self.worker_seconds = 0.0
 
     def clock(self) -> float:
@@ -77,43 +92,97 @@ class SimulatedFleet:
     def start(self, name: str) -> None:
         """Ready at once."""
         info = EngineInfo("simulated", "1", "cuda", "fp32", BATCH, None, (3, 224, 224), CLASSES, "0" * 64)
-        self._push(0.0, name, Greeting("here", info, {}, "0"))
+        self._push(0.0, name, pickle.dumps(Greeting("here", info, {}, "0"), protocol=5))
 
-    def send(self, name: str, item: WorkItem) -> None:
-        """Finished when the worker has done what it had before, and this."""
+    def send(self, name: str, item: WorkItem | Lease) -> None:
+        """Done when the worker has done what it had before, and this."""
         data = pickle.dumps(item, protocol=5)
         now = self.clock()
-        item = pickle.loads(data)
-        begun = max(now + LATENCY, self._free_at[name])
-        seconds = item.samples / RATE
-        self._free_at[name] = begun + seconds
-        votes = ItemVotes(item.number, tuple(self._votes(s.index, s.stream, s.count) for s in item.segments), seconds)
-        self._push(begun + seconds + LATENCY, name, votes)
-        self.items += 1
-        self.samples += item.samples
-        self.worker_seconds += seconds
+        received = pickle.loads(data)
+        worker = self._workers[name]
+        if isinstance(received, WorkItem):
+            begun = max(now + LATENCY, worker.free_at)
+            seconds = received.samples / RATE
+            votes = ItemVotes(received.number, tuple(self._votes(s.index, s.count) for s in received.segments), seconds)
+            worker.free_at = begun + seconds
+            self._push(worker.free_at + LATENCY, name, pickle.dumps(votes, protocol=5))
+            self._worked(received.samples)
+        else:
+            if worker.free_at < now:
+                worker.reported = now + LATENCY
+            for image in received.images:
+                votes = self._decided(image.index)
+                begun = max(now + LATENCY, worker.free_at)
+                worker.free_at = begun + (votes.selected + votes.drawn) / RATE
+                worker.images.append((begun, worker.free_at, votes))
+                self._worked(votes.selected + votes.drawn)
+            self._report_later(name)
+        self.messages += 1
         self.skip()
 
-    def _votes(self, index: int, stream: Stream, count: int) -> dict[int, int]:
+    def _worked(self, samples: int) -> None:
+        self.samples += samples
+        self.worker_seconds += samples / RATE
+
+    def _votes(self, index: int, count: int) -> dict[int, int]:
         """Of one image: a top class with its probability, a dozen others."""
         top = self._rng.binomial(count, self._p[index])
         rest = self._rng.multinomial(count - top, [1 / 12] * 12)
         return {k: int(v) for k, v in enumerate([top, *rest]) if v}
 
-    def _push(self, at: float, name: str, event: Event) -> None:
+    def _decided(self, index: int) -> ImageVotes:
+        """The votes at which the rule stops."""
+        selection_K, counts_K, drawn = np.zeros(CLASSES, np.int64), np.zeros(CLASSES, np.int64), 0
+        selection = self._votes(index, N0)
+        selection_K[list(selection)] = list(selection.values())
+        while True:
+            look = self._rule.next_look(drawn)
+            counts = self._votes(index, look - drawn)
+            counts_K[list(counts)] += list(counts.values())
+            drawn = look
+            if self._rule.decide(selection_K, counts_K, drawn) is not None:
+                return ImageVotes(index, N0, selection, drawn, Votes(drawn, counts_K).counts, drawn / RATE)
+
+    def _report_later(self, name: str) -> None:
+        worker = self._workers[name]
+        if worker.will_report or not worker.images:
+            return
+        worker.will_report = True
+        moments = [worker.reported + REPORT_SECONDS, worker.images[-1][0], worker.free_at]
+        self._push(min(moment for moment in moments if moment > worker.reported), name, None)
+
+    def _report(self, name: str, now: float) -> None:
+        """What the worker has by now; None in progress: so fast a worker has few."""
+        worker = self._workers[name]
+        worker.will_report = False
+        decided = []
+        while worker.images and worker.images[0][1] <= now:
+            decided.append(worker.images.popleft()[2])
+        worker.begun += len(decided)
+        in_progress = sum(begins <= now for begins, _, _ in worker.images)
+        report = Report(tuple(decided), (), worker.begun + in_progress, now - worker.reported)
+        worker.reported = now
+        self._push(now + LATENCY, name, pickle.dumps(report, protocol=5))
+        self._report_later(name)
+
+    def _push(self, at: float, name: str, event: bytes | None) -> None:
         self._number += 1
-        heapq.heappush(self._events, (at, self._number, name, pickle.dumps(event, protocol=5)))
+        heapq.heappush(self._events, (at, self._number, name, event))
 
     def events(self, timeout: float) -> list[tuple[str, Event]]:
         """All that are due; waits for the next if none is."""
-        now = self.clock()
-        if self._events and self._events[0][0] > now:
-            self.now = min(self._events[0][0], now + timeout)
-        due = []
-        while self._events and self._events[0][0] <= self.now:
-            due.append(heapq.heappop(self._events))
+        now = until = self.clock()
+        due: list[tuple[str, bytes]] = []
+        while self._events and (self._events[0][0] <= until or (not due and self._events[0][0] <= now + timeout)):
+            at, _, name, event = heapq.heappop(self._events)
+            until = max(until, at)
+            if event is None:
+                self._report(name, at)
+            else:
+                due.append((name, event))
+        self.now = until
         self.skip()
-        return [(name, pickle.loads(data)) for _, _, name, data in due]
+        return [(name, pickle.loads(data)) for name, data in due]
 
     def dismiss(self, name: str) -> None:
         """Does not happen here."""
@@ -134,7 +203,7 @@ def simulate(rule: str, workers: int, seconds: float, folder: Path) -> dict:
     images = int(min(max(4 * workers, workers * RATE * seconds / mean), most))
     made = make_rule(rule, sigma=0.5, n=N, alpha=0.001, **SIMULATED_RULES[rule])
     made.decide(np.array([1, 0]), np.array([made.looks[0], 0]), made.looks[0])  # boundaries are computed once
-    fleet = SimulatedFleet(workers, published_like(images))
+    fleet = SimulatedFleet(workers, published_like(images), made)
     grey = InMemorySet("simulated", "test", np.zeros((images, 1, 1, 1), np.uint8), np.zeros(images, np.int64))
     out = folder / f"{rule}-{workers}.jsonl"
     campaign = Campaign(lambda *a: team.sample(*a), CLASSES, grey, range(images), made, N0, out, silent)
@@ -148,9 +217,8 @@ def simulate(rule: str, workers: int, seconds: float, folder: Path) -> dict:
         "workers": workers,
         "images": images,
         "samples": fleet.samples,
-        "items": fleet.items,
-        "samples_per_item": fleet.samples / fleet.items,
-        "driver_ms_per_item": 1000 * fleet.driver_seconds / fleet.items,
+        "messages": fleet.messages,
+        "driver_ms_per_image": 1000 * fleet.driver_seconds / images,
         "driver_share": fleet.driver_seconds / fleet.now,
         "workers_busy": fleet.worker_seconds / (workers * fleet.now),
         "samples_per_second": fleet.samples / fleet.now,
@@ -206,11 +274,11 @@ def tables(measured: list[dict], simulated: list[dict]) -> list[str]:
         lines += ["", f"Samples/s of LeNet; medians of {len(measured[0]['rounds'])} rounds, ratios within a round.", ""]
     if simulated:
         lines += [
-            "| rule | workers | samples/item | driver, ms/item | driver busy | workers busy | samples/s | the driver's limit |",
+            "| rule | workers | samples/image | driver, ms/image | driver busy | workers busy | samples/s | the driver's limit |",
             "|---|---:|---:|---:|---:|---:|---:|---:|",
         ]
         lines += [
-            f"| {s['rule']} | {s['workers']} | {s['samples_per_item']:,.0f} | {s['driver_ms_per_item']:.2f} | {s['driver_share']:.1%} "
+            f"| {s['rule']} | {s['workers']} | {s['samples'] / s['images']:,.0f} | {s['driver_ms_per_image']:.2f} | {s['driver_share']:.1%} "
             f"| {s['workers_busy']:.1%} | {s['samples_per_second'] / 1e6:,.2f} M | {s['driver_limit_samples_per_second'] / 1e6:,.0f} M |"
             for s in simulated
         ]

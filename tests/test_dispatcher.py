@@ -1,5 +1,7 @@
 """The dispatcher: whatever arrives late, twice, or never, the lines are those of a run in one process."""
 
+from queue import SimpleQueue
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -7,9 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from test_scheduler import DoublingRule, K, play, vote
 
+from smoothmix_deploy.certification import queues
 from smoothmix_deploy.certification.dispatcher import PREFETCH, Dispatcher, ItemVotes
-from smoothmix_deploy.certification.scheduler import Scheduler
-from smoothmix_deploy.certification.worker import WorkQueue
+from smoothmix_deploy.certification.leases import Leases, Report
+from smoothmix_deploy.certification.queues import ItemQueue, LeaseQueue
+from smoothmix_deploy.certification.scheduler import ImageVotes, Scheduler
 from smoothmix_deploy.rules.fixed import FixedRule
 
 RULES = {"fixed": FixedRule(0.5, 40, 0.001), "doubling": DoublingRule()}
@@ -87,7 +91,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def stop_and_resume(self):
         self.release()
-        self.start({image["index"]: image for image in self.scheduler.snapshot()})
+        self.start({image.index: image for image in self.scheduler.snapshot()})
 
     def teardown(self):
         if not hasattr(self, "rule"):
@@ -131,6 +135,13 @@ def test_overdue_items_get_a_second_worker_and_the_first_result_counts():
     assert dispatcher.idle
 
 
+def answer(segments, rows):
+    votes = np.full(rows, 2)
+    for s in segments:
+        votes[s.row : s.row + s.count] = [vote(s.index, s.stream, s.first + i) for i in range(s.count)]
+    return votes
+
+
 @pytest.mark.parametrize("rows", [1, 3, 8, 100])
 def test_a_workers_queue_fills_batches_across_items(rows):
     """Votes go to the item and segment whose samples they are; batches are full while there is work."""
@@ -140,14 +151,174 @@ def test_a_workers_queue_fills_batches_across_items(rows):
     items, found, sizes = [], {}, []
     while (item := dispatcher.request(len(items), 0.0)) is not None:
         items.append(item)
-    queue = WorkQueue(lambda votes: found.__setitem__(votes.number, votes.counts))
-    for item in (*items, None):
-        queue.put(item)
+    inbox = SimpleQueue()
+    queue = ItemQueue(items[0], inbox, lambda votes: found.__setitem__(votes.number, votes.counts))
+    for item in (*items[1:], None):
+        inbox.put(item)
     while segments := queue.next_batch(rows):
-        votes = np.full(rows, 2)
-        for s in segments:
-            votes[s.row : s.row + s.count] = [vote(s.index, s.stream, s.first + i) for i in range(s.count)]
         sizes.append(sum(s.count for s in segments))
-        queue.record(segments, votes)
+        queue.record(segments, answer(segments, rows))
     assert found == {item.number: result(item).counts for item in items}
     assert all(size == rows for size in sizes[:-1])
+
+
+class Worker:
+    """One that certifies what it was leased, batch by batch, when told to."""
+
+    def __init__(self, lease, rows):
+        self.inbox, self.rows, self.reports, self.out = SimpleQueue(), rows, [], []
+        self.queue = LeaseQueue(lease, self.inbox, self.reports.append)
+
+    def step(self):
+        """Hand out a batch while there are less than two, else record one. False: it would wait for more leases."""
+        if len(self.out) < 2:
+            self.inbox.put(None)  # so that it never waits; taken back below
+            segments = self.queue.next_batch(self.rows)
+            self.queue._stopped = False
+            if segments:
+                self.out.append(segments)
+                return True
+        if not self.out:
+            return False
+        segments = self.out.pop(0)
+        self.queue.record(segments, answer(segments, self.rows))
+        return True
+
+
+class LeaseMachine(RuleBasedStateMachine):
+    """Workers ask, work, report late or never, die, come back; the driver is stopped and goes on."""
+
+    @initialize(images=st.integers(1, 12), batch=st.integers(1, 12), every=st.sampled_from([0.0, 1e9]))
+    def begin(self, images, batch, every):
+        self.usual, queues.REPORT_SECONDS = queues.REPORT_SECONDS, every
+        self.indices, self.batch = range(3, 3 + 2 * images, 2), batch
+        self.released, self.now = [], 0.0
+        self.start({})
+
+    def start(self, partial):
+        done = {index for index, *_ in self.released}
+        left = [i for i in self.indices if i not in done]
+        self.scheduler = Scheduler(left, RULES["doubling"], 5, K, partial)
+        self.leases = Leases(self.scheduler, self.batch, len(left), 3)
+        self.workers, self.samples = {}, 0
+
+    @rule(name=st.integers(0, 3), wait=st.sampled_from([0.0, 0.0, 1.0, 60.0]))
+    def request(self, name, wait):
+        self.now += wait
+        lease = self.leases.request(name, self.now)
+        if lease is None:
+            return
+        assert len({votes.index for votes in lease.images}) == len(lease.images)
+        if name in self.workers:
+            self.workers[name].inbox.put(lease)
+        else:
+            assert lease.question is not None
+            self.workers[name] = Worker(lease, self.batch)
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), steps=st.integers(1, 12))
+    def work(self, data, steps):
+        worker = self.workers[data.draw(st.sampled_from(sorted(self.workers)))]
+        for _ in range(steps):
+            worker.step()
+
+    @precondition(lambda self: any(worker.reports for worker in self.workers.values()))
+    @rule(data=st.data(), again=st.booleans())
+    def report(self, data, again):
+        """The oldest; perhaps a message that comes twice."""
+        name = data.draw(st.sampled_from(sorted(n for n, w in self.workers.items() if w.reports)))
+        report = self.workers[name].reports.pop(0)
+        self.leases.deliver(name, report, self.now)
+        if again:
+            assert self.leases.deliver(name, report, self.now) == 0
+        self.scheduler.release(lambda job: self.released.append(line(job)))
+
+    @rule(name=st.integers(0, 3))
+    def die(self, name):
+        self.workers.pop(name, None)
+        self.leases.lost(name)
+
+    @rule()
+    def stop_and_resume(self):
+        self.start({votes.index: votes for votes in self.scheduler.snapshot()})
+
+    def teardown(self):
+        if not hasattr(self, "workers"):
+            return
+        for name in range(4):  # the rest is done by one worker that joins late
+            self.die(name)
+        worker = None
+        for _ in range(10_000):
+            lease = self.leases.request("late", self.now)
+            if lease is not None and worker is None:
+                worker = Worker(lease, self.batch)
+            elif lease is not None:
+                worker.inbox.put(lease)
+            while worker is not None and worker.step():
+                pass
+            while worker is not None and worker.reports:
+                self.leases.deliver("late", worker.reports.pop(0), self.now)
+            self.scheduler.release(lambda job: self.released.append(line(job)))
+            if self.leases.finished:
+                break
+        queues.REPORT_SECONDS = self.usual
+        assert self.released == sequential(RULES["doubling"], self.indices)
+        assert self.leases.idle
+
+
+LeaseMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestLeases = LeaseMachine.TestCase
+
+
+def whole(index, rule=RULES["doubling"]):
+    """All votes of an image."""
+    return play(Scheduler([index], rule, 5, K), 7)[0][0].votes
+
+
+def test_leases_follow_a_worker_and_shrink_towards_the_end():
+    """What waits grows to a second's worth; of the last images nobody gets more than its share of a half."""
+    scheduler = Scheduler(range(1000), RULES["doubling"], 5, K)
+    leases = Leases(scheduler, 9, 1000, 2)
+    waiting, begun, index = [], 0, 0
+    for _ in range(400):
+        lease = leases.request("w", 0.0)
+        if lease is not None:
+            waiting.append(leases._workers["w"].waiting)
+        step = min(25, leases._workers["w"].waiting)  # 100 images a second, reported every quarter
+        begun += step
+        decided = tuple(whole(i) for i in range(index, index + step))
+        leases.deliver("w", Report(decided, (), begun, 0.25), 0.0)
+        index += step
+        scheduler.release(lambda job: None)
+        if leases.finished:
+            break
+    assert leases.finished
+    assert waiting[:6] == [4, 16, 64, 100, 100, 100]
+    assert waiting[-5:] == [1, 1, 1, 1, 1]
+    assert sorted(waiting[6:], reverse=True) == waiting[6:]
+
+
+def test_images_of_a_silent_worker_are_leased_again_and_the_first_verdict_counts():
+    """Only to one that has nothing, only after the patience; its report later is no news."""
+    scheduler = Scheduler(range(1), RULES["doubling"], 5, K)
+    leases = Leases(scheduler, 4, 1, 2)
+    lease = leases.request("slow", 0.0)
+    assert leases.request("idle", 9.0) is None
+    assert leases.request("slow", 11.0) is None
+    assert leases.request("idle", 11.0).images == lease.images
+    assert leases.request("third", 12.0) is None
+    votes = whole(0)
+    assert leases.deliver("idle", Report((votes,), (), 1, 1.0), 12.0) == votes.selected + votes.drawn
+    assert leases.deliver("slow", Report((votes,), (), 1, 1.0), 12.0) == 0
+    assert leases.idle
+
+
+def test_what_a_dead_worker_reported_is_not_sampled_again():
+    """Its images are leased with the votes that it had counted."""
+    leases = Leases(Scheduler(range(2), RULES["doubling"], 5, K), 4, 2, 1)
+    first = leases.request("w", 0.0)
+    some = ImageVotes(0, 5, {0: 3, 1: 2}, 3, {1: 2, 2: 1}, 0.5)
+    assert leases.deliver("w", Report((), (some,), 1, 1.0), 1.0) == 8
+    leases.lost("w")
+    assert [votes.index for votes in first.images] == [0]
+    assert leases.request("x", 2.0).images == (some,)

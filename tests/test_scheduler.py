@@ -90,7 +90,7 @@ def test_sequential_rule_and_resumption(rows, stop_after):
     first = Scheduler(indices, DoublingRule(), 2, K)
     released, _ = play(first, rows, batches=stop_after)
     rest = [i for i in indices if i not in {job.index for job in released}]
-    partial = {image["index"]: image for image in first.snapshot()}
+    partial = {image.index: image for image in first.snapshot()}
     resumed = Scheduler(rest, DoublingRule(), 2, K, partial)
     more, _ = play(resumed, rows)
     resumed.release(more.append)
@@ -103,7 +103,7 @@ def test_interrupted_run_repeats_no_sample():
     rule = FixedRule(0.5, 50, 0.001)
     first = Scheduler(range(4), rule, 10, K)
     released, sizes = play(first, 16, batches=6)
-    partial = {image["index"]: image for image in first.snapshot()}
+    partial = {image.index: image for image in first.snapshot()}
     rest = [i for i in range(4) if i not in {job.index for job in released}]
     _, more = play(Scheduler(rest, rule, 10, K, partial), 16)
     assert sum(sizes) + sum(more) == 4 * 60
@@ -128,7 +128,7 @@ def test_failing_to_write_keeps_the_job():
 
     with pytest.raises(OSError, match="disk full"):
         scheduler.release(fail)
-    assert [image["index"] for image in scheduler.snapshot()] == [7]
+    assert [image.index for image in scheduler.snapshot()] == [7]
     assert scheduler.release(lambda job: None) == 1
 
 

@@ -15,6 +15,7 @@ import smoothmix_deploy as smx
 from smoothmix_deploy.certification import dispatcher, local_workers
 from smoothmix_deploy.certification.dispatcher import ItemVotes
 from smoothmix_deploy.certification.driver import Team, identity
+from smoothmix_deploy.certification.leases import Report
 from smoothmix_deploy.certification.local_workers import LocalFleet
 from smoothmix_deploy.certification.worker import Failure, Greeting
 from smoothmix_deploy.engines import EngineInfo
@@ -73,26 +74,32 @@ def small_items(monkeypatch):
     monkeypatch.setattr(dispatcher, "ITEM_SECONDS", 0.02)
 
 
-def test_ten_workers_killed(planes, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "kills"), [("grid", 2), pytest.param("fixed", 10, marks=SLOW), pytest.param("grid", 10, marks=SLOW)]
+)
+def test_workers_killed(name, kills, planes, tmp_path, monkeypatch):
     """SIGKILL, each time after two results: 200 images, the same file; and the notes say what happened."""
-    certify(planes, tmp_path / "one.jsonl", stop=200, n=5000)
+    options = {**RULES[name], "stop": 200, "n": 5000 if name == "fixed" else 50_000}
+    certify(planes, tmp_path / "one.jsonl", **options)
     killed, since, notes = [], 0, []
 
     def events(self, timeout, events=LocalFleet.events):
         nonlocal since
         found = events(self, timeout)
-        for name, event in found:
-            since += isinstance(event, ItemVotes)
-            if since >= 2 and len(killed) < 10 and name in self.process_ids():
-                os.kill(self.process_ids()[name], signal.SIGKILL)
-                killed.append(name)
+        for worker, event in found:
+            since += isinstance(event, ItemVotes | Report)
+            if since >= 2 and len(killed) < kills and worker in self.process_ids():
+                os.kill(self.process_ids()[worker], signal.SIGKILL)
+                killed.append(worker)
                 since = 0
         return found
 
     monkeypatch.setattr(LocalFleet, "events", events)
-    certify(planes, tmp_path / "two.jsonl", stop=200, n=5000, workers=2, note=notes.append)
-    assert len(killed) == 10
-    assert sum("its process died; starting it again" in note for note in notes) >= 8  # the last may not be noticed
+    certify(planes, tmp_path / "two.jsonl", workers=2, note=notes.append, **options)
+    assert len(killed) == kills
+    assert (
+        sum("its process died; starting it again" in note for note in notes) >= kills - 2
+    )  # the last may not be noticed
     assert records(tmp_path / "two.jsonl") == records(tmp_path / "one.jsonl")
 
 
@@ -214,27 +221,30 @@ def test_each_worker_sees_its_own_gpu(monkeypatch):
 
 
 @pytest.mark.slow
-def test_ray_workers(planes, tmp_path):
-    """The same lines from Ray actors, one of which is killed on the way; slow: Ray takes half a minute to start."""
+@pytest.mark.parametrize("name", ["fixed", "grid"])
+def test_ray_workers_killed_ten_times(name, planes, tmp_path, monkeypatch):
+    """The same lines from Ray actors that are killed, each time after two results; slow: Ray takes half a minute."""
     ray = pytest.importorskip("ray", reason="needs the extra `ray`")
     from smoothmix_deploy.certification.ray_workers import RayFleet
 
-    certify(planes, tmp_path / "one.jsonl", stop=200)
-    results, victims = 0, []
+    options = {**RULES[name], "stop": 200, "n": 20_000 if name == "fixed" else 100_000}
+    certify(planes, tmp_path / "one.jsonl", **options)
+    killed, since = [], 0
 
     def events(self, timeout, events=RayFleet.events):
-        nonlocal results
+        nonlocal since
         found = events(self, timeout)
-        results += sum(isinstance(event, ItemVotes) for _, event in found)
-        if results >= 4 and not victims:
-            victims.append(ray.get(self._actors["worker 0"].process_id.remote()))
-            os.kill(victims[0], signal.SIGKILL)
+        for worker, event in found:
+            since += isinstance(event, ItemVotes | Report)
+            if since >= 2 and len(killed) < 10 and worker in self._actors:
+                os.kill(ray.get(self._actors[worker].process_id.remote()), signal.SIGKILL)
+                killed.append(worker)
+                since = 0
         return found
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RayFleet, "events", events)
-        certify(planes, tmp_path / "ray.jsonl", stop=200, ray="auto", workers=2)
-    assert victims
+    monkeypatch.setattr(RayFleet, "events", events)
+    certify(planes, tmp_path / "ray.jsonl", ray="auto", workers=2, **options)
+    assert len(killed) == 10
     assert records(tmp_path / "ray.jsonl") == records(tmp_path / "one.jsonl")
 
 

@@ -138,8 +138,7 @@ class Chain:
 
 def text_of(line: Manifest | Certificate | Seal) -> str:
     """The line, with its line feed."""
-    values = asdict(line)
-    return to_json(_ordered(type(line), values)) + "\n"
+    return to_json(_ordered(type(line), vars(line))) + "\n"
 
 
 def is_written_text(cls: type, record: Mapping[str, Any], raw: bytes) -> bool:

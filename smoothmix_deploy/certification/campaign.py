@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from ..certificates import Certificate, CertificateWriter
 from ..data import ImageSet
 from ..engines import Engine
@@ -62,7 +60,7 @@ class Campaign:
         partial = PartialVotes(self._out)
         have = {certificate.index for certificate in done}
         scheduler = Scheduler(
-            (i for i in self._indices if i not in have), self._rule, self._n0, self._num_classes,
+            [i for i in self._indices if i not in have], self._rule, self._n0, self._num_classes,
             partial.read(self._num_classes, self._n0, self._rule.largest_n),
         )  # fmt: skip
         clock = time.monotonic()
@@ -104,8 +102,8 @@ class Campaign:
             radius=job.verdict.radius,
             correct=job.verdict.prediction == label,
             n=job.estimation.votes.drawn,
-            selection_counts=_sparse(job.selection.votes.counts_K),
-            counts=_sparse(job.estimation.votes.counts_K),
+            selection_counts=job.selection.votes.counts,
+            counts=job.estimation.votes.counts,
             p_lower=job.verdict.p_lower,
             seconds=round(job.seconds, 6),
         )
@@ -133,7 +131,3 @@ class Campaign:
         self._progress("certifying", written + min(share, total - written), total, f"{details}  {rate_text}")
         now = time.monotonic()
         self._tell_at = now + 20 * (now - begun)
-
-
-def _sparse(counts_K: np.ndarray) -> dict[int, int]:
-    return {int(k): int(counts_K[k]) for k in np.flatnonzero(counts_K)}

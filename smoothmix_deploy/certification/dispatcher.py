@@ -16,11 +16,11 @@ PREFETCH = 2
 """Items a worker has at a time: it never waits for the driver."""
 ITEM_SECONDS = 0.5
 _MOST_ROWS = 1 << 20
-_FIRST_BATCHES = 4
-_PATIENCE = 10.0
+FIRST_BATCHES = 4
+PATIENCE = 10.0
 """Seconds. An item that is out for so long, and for several times what the slowest took, is given to a second worker
 once there is nothing else to hand out."""
-_TIMES_SLOWEST = 4.0
+TIMES_SLOWEST = 4.0
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class Dispatcher:
             return None
         if self._orphans:
             return self._hand_out(self._out[self._orphans.pop()].item, worker, now)
-        segments = self._scheduler.next_batch(self._rows.get(worker, _FIRST_BATCHES * self._batch))
+        segments = self._scheduler.next_batch(self._rows.get(worker, FIRST_BATCHES * self._batch))
         if segments:
             self._numbers += 1
             return self._hand_out(WorkItem(self._numbers, tuple(segments)), worker, now)
-        overdue = now - max(_PATIENCE, _TIMES_SLOWEST * self._slowest)
+        overdue = now - max(PATIENCE, TIMES_SLOWEST * self._slowest)
         for out in self._out.values():
             if out.since >= overdue:
                 return None
@@ -85,8 +85,8 @@ class Dispatcher:
                 return self._hand_out(out.item, worker, now)
         return None
 
-    def deliver(self, worker: Hashable, votes: ItemVotes) -> int:
-        """Count an item's votes; the number of samples, 0 for an item that was done before."""
+    def deliver(self, worker: Hashable, votes: ItemVotes, now: float = 0.0) -> int:
+        """Count an item's votes; the number of samples, 0 for an item that was done before. The time is not needed."""
         out = self._out.pop(votes.number, None)
         if out is None:
             return 0

@@ -1,6 +1,7 @@
 """The driver of a scaled-out run: starts workers, checks what they opened, keeps them busy, survives their deaths.
 
-Decisions about work are the `Dispatcher`'s; a `Fleet` is how workers are reached (`local_workers`, `ray_workers`). Only
+Decisions about work are a `Dispatcher`'s, where samples are handed out (rules that look once), or those of `Leases`,
+where images are; a `Fleet` is how workers are reached (`local_workers`, `ray_workers`). Only
 workers whose engine and data are those of the manifest are pooled: votes of another function prove nothing about it.
 """
 
@@ -8,15 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from operator import length_hint
 from typing import Any, Protocol
 
 from ..errors import BadInput, CheckFailed, SmxError, Stopped, Unavailable
 from .dispatcher import Dispatcher, ItemVotes, WorkItem
+from .leases import Lease, Leases, Report
 from .scheduler import Scheduler
 from .settings import Note
 from .worker import Failure, Greeting
 
-Event = Greeting | ItemVotes | Failure | None
+Event = Greeting | ItemVotes | Report | Failure | None
 """What comes from a worker. None: it died."""
 
 _DEATHS = 3
@@ -34,8 +37,8 @@ class Fleet(Protocol):
         """Begin to open its engine; a Greeting or Failure follows."""
         ...
 
-    def send(self, name: str, item: WorkItem) -> None:
-        """Queue an item; ItemVotes follow. Never raises for a worker that died."""
+    def send(self, name: str, item: WorkItem | Lease) -> None:
+        """Queue an item; ItemVotes follow, or Reports. Never raises for a worker that died."""
         ...
 
     def events(self, timeout: float) -> list[tuple[str, Event]]:
@@ -67,7 +70,7 @@ class Team:
         self._deaths = dict.fromkeys(fleet.names, 0)  # of those not given up
         self._hungry: dict[str, None] = {}  # ready, and can take an item; who asked longest ago first
         self._last = Failure(5, "no worker was started")
-        self._dispatcher: Dispatcher | None = None
+        self._dispatcher: Any = None  # Dispatcher or Leases
         self.first: Greeting | None = None
 
     def __enter__(self) -> Team:
@@ -86,7 +89,11 @@ class Team:
 
     def sample(self, scheduler: Scheduler, after_batch: Callable[[int], None], engine_time: object = None) -> None:
         """A `campaign.Sample` with all workers. `after_batch` is called a few times a second. Stopped if none is left."""
-        self._dispatcher = Dispatcher(scheduler, self.greeting().info.batch_size)
+        batch_size = self.greeting().info.batch_size
+        if scheduler.rule.next_look(0) == scheduler.rule.largest_n:
+            self._dispatcher = Dispatcher(scheduler, batch_size)
+        else:
+            self._dispatcher = Leases(scheduler, batch_size, length_hint(scheduler.indices), len(self._deaths))
         samples, told = 0, self._clock()
         while True:
             self._feed(self._dispatcher)
@@ -97,8 +104,8 @@ class Team:
                 return
             samples += self._take_events()
 
-    def _feed(self, dispatcher: Dispatcher) -> None:
-        """Two items for everybody, as far as there is work."""
+    def _feed(self, dispatcher: Dispatcher | Leases) -> None:
+        """Enough for everybody, as far as there is work."""
         now = self._clock()
         while self._hungry:
             name = next(iter(self._hungry))
@@ -117,9 +124,8 @@ class Team:
         for name, event in self._fleet.events(_WAIT):
             if name not in self._deaths:
                 continue
-            if isinstance(event, ItemVotes):
-                assert self._dispatcher is not None
-                samples += self._dispatcher.deliver(name, event)
+            if isinstance(event, ItemVotes | Report):
+                samples += self._dispatcher.deliver(name, event, self._clock())
                 self._deaths[name] = 0
                 if not self._dispatcher.has_enough(name):
                     self._hungry[name] = None

@@ -13,13 +13,14 @@ import sys
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
 from ..errors import Unavailable
-from .dispatcher import WorkItem
 from .driver import Event
-from .worker import WorkerSpec, WorkQueue, failure, open_worker
+from .queues import Inbox, Work
+from .worker import WorkerSpec, failure, open_worker
 
 _MAIN = "from smoothmix_deploy.certification.local_workers import main; main()"
 
@@ -49,7 +50,7 @@ class LocalFleet:
         self._running[name] = process, here
         self._try(here.send, self._spec)
 
-    def send(self, name: str, item: WorkItem) -> None:
+    def send(self, name: str, item: Work) -> None:
         """To a worker that may be dead: `events` will say so."""
         self._try(self._running[name][1].send, item)
 
@@ -104,13 +105,13 @@ def main() -> None:
     """A worker's process: `python -c MAIN FILE_DESCRIPTOR`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's; it ends its workers
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
-    queue = WorkQueue(connection.send)
+    inbox: Inbox = SimpleQueue()
     spec = connection.recv()
 
     def receive() -> None:
         try:
             while True:
-                queue.put(connection.recv())
+                inbox.put(connection.recv())
         except (EOFError, OSError):
             os._exit(0)
 
@@ -118,6 +119,6 @@ def main() -> None:
         worker = open_worker(spec)
         connection.send(worker.greeting)
         Thread(target=receive, daemon=True).start()
-        worker.sample(queue)
+        worker.sample(inbox, connection.send)
     except Exception as error:
         connection.send(failure(error))

@@ -7,15 +7,15 @@ refused. An actor takes as many cores as its engine has threads, and a GPU where
 from __future__ import annotations
 
 import os
-from concurrent.futures import Future
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
 from ..errors import Unavailable
 from ..messages import first_line
-from .dispatcher import PREFETCH, ItemVotes, WorkItem
 from .driver import Event
-from .worker import Failure, Greeting, WorkerSpec, WorkQueue, failure, open_worker
+from .queues import Inbox, Work
+from .worker import Failure, WorkerSpec, failure, open_worker
 
 
 def _ray() -> Any:
@@ -45,20 +45,22 @@ class RayFleet:
             except Exception as error:  # Ray's errors are many
                 raise Unavailable(f"--ray {address}: no cluster there ({first_line(error)})") from None
         gpus = spec.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
-        self._actor = ray.remote(Actor).options(
-            num_cpus=spec.threads or 1, num_gpus=int(gpus), max_concurrency=PREFETCH + 1
-        )
+        self._actor = ray.remote(Actor).options(num_cpus=spec.threads or 1, num_gpus=int(gpus), max_concurrency=2)
         self._actors: dict[str, Any] = {}
         self._waiting: dict[Any, str] = {}  # reference -> worker
 
     def start(self, name: str) -> None:
         """Also again, after its death."""
-        actor = self._actors[name] = self._actor.remote(self._spec)
-        self._waiting[actor.greet.remote()] = name
+        self._actors[name] = self._actor.remote(self._spec)
+        self._listen(name)
 
-    def send(self, name: str, item: WorkItem) -> None:
-        """Its votes become ready when it has done them."""
-        self._waiting[self._actors[name].work.remote(item)] = name
+    def _listen(self, name: str) -> None:
+        """One question is always out: what is new?"""
+        self._waiting[self._actors[name].events.remote()] = name
+
+    def send(self, name: str, item: Work) -> None:
+        """What comes of it is among its events."""
+        self._actors[name].put.remote(item)
 
     def events(self, timeout: float) -> list[tuple[str, Event]]:
         """What is ready, once something is, or after `timeout` seconds."""
@@ -71,20 +73,22 @@ class RayFleet:
             name = self._waiting.pop(reference, None)
             if name is None:  # of a worker that has just been found dead
                 continue
-            event = self._event(reference)
-            if event is None:
+            events = self._events(reference)
+            if None in events:
                 self.dismiss(name)
-            found.append((name, event))
+            else:
+                self._listen(name)
+            found += [(name, event) for event in events]
         return found
 
-    def _event(self, reference: Any) -> Event:
+    def _events(self, reference: Any) -> list[Event]:
         try:
-            event: Greeting | ItemVotes | Failure = self._ray.get(reference)
-            return event
+            events: list[Event] = self._ray.get(reference)
+            return events
         except self._ray.exceptions.RayTaskError as error:
-            return Failure(1, first_line(error))
+            return [Failure(1, first_line(error))]
         except self._ray.exceptions.RayError:  # the actor or its node died
-            return None
+            return [None]
 
     def dismiss(self, name: str) -> None:
         """End it, and forget what it was asked."""
@@ -102,43 +106,33 @@ class RayFleet:
 
 
 class Actor:
-    """A worker in an actor: `greet` once, then `work`, several calls at a time."""
+    """A worker in an actor: it opens and works in a thread; its two calls bring it work and take away what came of it."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        self._spec = spec
-        self._queue = WorkQueue(self._done)
-        self._asked: dict[int, Future[ItemVotes | Failure]] = {}
-        self._failed: Failure | None = None
+        self._inbox: Inbox = SimpleQueue()
+        self._outbox: SimpleQueue[Event] = SimpleQueue()
 
-    def greet(self) -> Greeting | Failure:
-        """Open and test; then work begins."""
-        try:
-            worker = open_worker(self._spec)
-        except Exception as error:
-            return failure(error)
-
-        def sample() -> None:
+        def work() -> None:
             try:
-                worker.sample(self._queue)
+                worker = open_worker(spec)
+                self._outbox.put(worker.greeting)
+                worker.sample(self._inbox, self._outbox.put)
             except Exception as error:
-                self._failed = failure(error)
-                for asked in list(self._asked.values()):
-                    asked.set_result(self._failed)
+                self._outbox.put(failure(error))
 
-        Thread(target=sample, daemon=True).start()
-        return worker.greeting
+        Thread(target=work, daemon=True).start()
 
-    def work(self, item: WorkItem) -> ItemVotes | Failure:
-        """The votes of one item."""
-        asked = self._asked[item.number] = Future()
-        if self._failed is not None:
-            return self._failed
-        self._queue.put(item)
-        return asked.result()
+    def put(self, item: Work) -> None:
+        """More to do."""
+        self._inbox.put(item)
+
+    def events(self) -> list[Event]:
+        """All that is new, as soon as something is."""
+        events = [self._outbox.get()]
+        while not self._outbox.empty():
+            events.append(self._outbox.get())
+        return events
 
     def process_id(self) -> int:
         """For whoever looks at it from outside."""
         return os.getpid()
-
-    def _done(self, votes: ItemVotes) -> None:
-        self._asked.pop(votes.number).set_result(votes)

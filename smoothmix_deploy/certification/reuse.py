@@ -22,7 +22,6 @@ from ..certificates import Certificate, CertificateWriter
 from ..data import ImageSet
 from ..engines import Engine
 from ..errors import BadInput, CheckFailed, Stopped
-from ..noise.gaussian import Stream
 from ..progress import Progress
 from ..rules import Rule, Verdict, make_rule
 from ..statistics.bounds import ABSTAIN
@@ -31,7 +30,7 @@ from .campaign import Campaign, Sample
 from .earlier import Earlier
 from .reuse_record import reused_verdict, top_class
 from .sampler import BatchFiller, batches_per_buffer, votes_of_batches
-from .scheduler import ImageJob, Scheduler
+from .scheduler import ImageJob, ImageVotes, Scheduler, Votes
 
 _WINDOW = 16
 """Images worked on together: their batches are full, and a killed run votes on so many again."""
@@ -183,16 +182,9 @@ class ReuseCampaign(Campaign):
     def _sample(self, indices: list[int], replays: dict[int, Replay]) -> dict[int, Certificate]:
         """Certificates from f' alone. The replayed votes are the first of its n: they need not be drawn again."""
         found: dict[int, Certificate] = {}
-        nothing = {"drawn": 0, "counts": [0] * self._engine.info.num_classes}
+        replayed = self._earlier.record.replayed
         partial = {
-            i: {
-                "seconds": replays[i].seconds,
-                Stream.SELECTION.name.lower(): nothing,
-                Stream.ESTIMATION.name.lower(): {
-                    "drawn": self._earlier.record.replayed,
-                    "counts": replays[i].counts_K.tolist(),
-                },
-            }
+            i: ImageVotes(i, 0, {}, replayed, Votes(replayed, replays[i].counts_K).counts, replays[i].seconds)
             for i in indices
         }
         scheduler = Scheduler(indices, self._rule, self._n0, self._engine.info.num_classes, partial)

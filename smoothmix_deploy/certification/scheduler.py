@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Any
 
 import numpy as np
 
@@ -25,6 +24,23 @@ class Votes:
 
     drawn: int
     counts_K: np.ndarray
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """{class: votes} of those that have any."""
+        return {int(k): int(self.counts_K[k]) for k in np.flatnonzero(self.counts_K)}
+
+
+@dataclass(frozen=True)
+class ImageVotes:
+    """All votes of one image so far, to be kept or sent: samples of each stream, and {class: votes} of the valid ones."""
+
+    index: int
+    selected: int
+    selection: Mapping[int, int]
+    drawn: int
+    counts: Mapping[int, int]
+    seconds: float
 
 
 @dataclass
@@ -63,6 +79,14 @@ class ImageJob:
         """The tally of `stream`."""
         return self.selection if stream is Stream.SELECTION else self.estimation
 
+    @property
+    def votes(self) -> ImageVotes:
+        """What was counted so far."""
+        selection, estimation = self.selection.votes, self.estimation.votes
+        return ImageVotes(
+            self.index, selection.drawn, selection.counts, estimation.drawn, estimation.counts, self.seconds
+        )
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -83,7 +107,7 @@ class Scheduler:
     rule: Rule
     n0: int
     num_classes: int
-    partial: dict[int, dict[str, Any]] = field(default_factory=dict)
+    partial: dict[int, ImageVotes] = field(default_factory=dict)
     """Votes counted by an interrupted run: see `snapshot`."""
     speculate: bool = False
     """Fill rows that would stay empty with samples beyond the next look; those that a verdict makes needless are not
@@ -99,7 +123,7 @@ class Scheduler:
         """Segments for at most `rows` rows; fewer only when no image is left to admit. Empty: nothing to run now."""
         segments: list[Segment] = []
         row = 0
-        while row < rows and (job := self._next_job()) is not None:
+        while row < rows and (job := self.next_job()) is not None:
             for stream in (Stream.SELECTION, Stream.ESTIMATION):
                 tally = job.tally(stream)
                 count = min(tally.target - tally.scheduled, rows - row)
@@ -152,6 +176,34 @@ class Scheduler:
             tally.votes = Votes(tally.votes.drawn + early[0], counts_K)
         self._decide(job)
 
+    def record_image(self, votes: ImageVotes, decided: bool) -> int:
+        """Take over what somebody else counted of a whole image (`next_job`), and how many of its samples are news.
+
+        `decided`: the rule stops there. Votes that are older than those known, or of a released image, are no news."""
+        job = self._jobs.get(votes.index)
+        known = 0 if job is None else job.selection.votes.drawn + job.estimation.votes.drawn
+        news = votes.selected + votes.drawn - known
+        if job is None or job.verdict is not None or news < 0:
+            return 0
+        self._set(job, votes)
+        if decided:
+            job.verdict = self.rule.decide(
+                job.selection.votes.counts_K, job.estimation.votes.counts_K, job.estimation.votes.drawn
+            )
+        return news
+
+    def admit_more(self, partial: Iterable[ImageVotes]) -> None:
+        """`indices` yields more images than it did, with these votes."""
+        self.partial |= {votes.index: votes for votes in partial}
+        self._all_admitted = False
+
+    def withdraw_decided(self) -> list[ImageJob]:
+        """Take out the jobs that have a verdict, in any order: in place of `release`."""
+        decided = [job for job in self._jobs.values() if job.verdict is not None]
+        for job in decided:
+            del self._jobs[job.index]
+        return decided
+
     def _add(self, job: ImageJob, stream: Stream, classes: np.ndarray) -> None:
         """Count votes up to the next look, decide, go on with the rest until there is a verdict."""
         tally = job.tally(stream)
@@ -195,23 +247,12 @@ class Scheduler:
         wanted = job.selection.target + job.estimation.target
         return 1.0 if job.verdict is not None else drawn / max(wanted, mean_samples or 0.0)
 
-    def snapshot(self) -> list[dict[str, Any]]:
-        """The votes of all unreleased jobs, as JSON values: what a resumed run need not sample again."""
-        return [
-            {
-                "index": job.index,
-                "seconds": job.seconds,
-                **{
-                    stream.name.lower(): {"drawn": votes.drawn, "counts": votes.counts_K.tolist()}
-                    for stream in (Stream.SELECTION, Stream.ESTIMATION)
-                    for votes in (job.tally(stream).votes,)
-                },
-            }
-            for job in self._jobs.values()
-        ]
+    def snapshot(self) -> list[ImageVotes]:
+        """The votes of all unreleased jobs: what a resumed run need not sample again."""
+        return [job.votes for job in self._jobs.values()]
 
-    def _next_job(self) -> ImageJob | None:
-        """The first image with samples to hand out, admitted if need be."""
+    def next_job(self) -> ImageJob | None:
+        """The first image with samples to hand out, admitted if need be; the caller's until it is recorded or left."""
         while not self._ready and not self._all_admitted:
             index = next(self._waiting, None)
             self._all_admitted = index is None
@@ -224,16 +265,23 @@ class Scheduler:
         job = self._jobs[index] = ImageJob(index, Tally(none, self.n0), Tally(none, self.rule.next_look(0)))
         known = self.partial.pop(index, None)
         if known:
-            job.seconds = known["seconds"]
-            for stream in (Stream.SELECTION, Stream.ESTIMATION):
-                tally, values = job.tally(stream), known[stream.name.lower()]
-                tally.votes = Votes(values["drawn"], np.array(values["counts"], np.int64))
-                tally.scheduled = tally.votes.drawn
-            while job.estimation.votes.drawn > job.estimation.target:  # looks that the interrupted run had passed
-                job.estimation.target = self.rule.next_look(job.estimation.target)
+            self._set(job, known)
             self._decide(job)
         if job.wanted and not self._ready:
             heappush(self._ready, index)
+
+    def _set(self, job: ImageJob, known: ImageVotes) -> None:
+        job.seconds = known.seconds
+        for stream, drawn, counts in (
+            (Stream.SELECTION, known.selected, known.selection),
+            (Stream.ESTIMATION, known.drawn, known.counts),
+        ):
+            counts_K = np.zeros(self.num_classes, np.int64)
+            counts_K[list(counts)] = list(counts.values())
+            tally = job.tally(stream)
+            tally.votes, tally.scheduled = Votes(drawn, counts_K), drawn
+        while job.estimation.votes.drawn > job.estimation.target:  # looks that were passed
+            job.estimation.target = self.rule.next_look(job.estimation.target)
 
     def _decide(self, job: ImageJob) -> None:
         selection, estimation = job.selection, job.estimation

@@ -1,30 +1,26 @@
-"""One worker: opens the artefact and the data itself, tests the engine, then turns work items into votes.
+"""One worker: opens the artefact and the data itself, tests the engine, then does what its inbox says (`queues`).
 
 The same code whether a process (`local_workers`) or a Ray actor (`ray_workers`) carries it. The sampler runs without a
-break from item to item, so batches stay full while there is work. Knows nothing about rules, images' verdicts or files.
+break from message to message. Knows nothing about files.
 """
 
 from __future__ import annotations
 
 import socket
-import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from ..artefacts import open_artefact
 from ..data import ImageSet, load_data
 from ..engines import Engine, EngineInfo
 from ..errors import SmxError
 from ..messages import first_line
-from .dispatcher import ItemVotes, WorkItem
+from .dispatcher import ItemVotes
+from .leases import Lease, Report
 from .opening import open_tested
+from .queues import Inbox, ItemQueue, LeaseQueue
 from .sampler import run
-from .scheduler import Segment
 
 
 @dataclass(frozen=True)
@@ -75,8 +71,12 @@ class OpenWorker:
     images: ImageSet
     greeting: Greeting
 
-    def sample(self, queue: WorkQueue) -> None:
-        """Work until the queue is stopped. Stopped if the engine fails."""
+    def sample(self, inbox: Inbox, deliver: Callable[[ItemVotes | Report], None]) -> None:
+        """Work until a None. Stopped if the engine fails."""
+        first = inbox.get()
+        if first is None:
+            return
+        queue = LeaseQueue(first, inbox, deliver) if isinstance(first, Lease) else ItemQueue(first, inbox, deliver)
         run(
             self.engine, self.images, queue, sigma=self.spec.sigma, key=self.spec.key, noise=self.spec.noise,
             after_batch=lambda samples: None,
@@ -102,76 +102,3 @@ def failure(error: Exception) -> Failure:
     if isinstance(error, SmxError):
         return Failure(error.exit_code, str(error))
     return Failure(1, f"unexpected {type(error).__name__}: {first_line(error)}")
-
-
-@dataclass
-class _Task:
-    """An item in progress."""
-
-    item: WorkItem
-    left: int
-    begun: float
-    counts: list[dict[int, int]] = field(default_factory=list)
-
-
-class WorkQueue:
-    """Items in, their votes out; to the sampler it is a scheduler. `put` may be called from another thread."""
-
-    def __init__(self, deliver: Callable[[ItemVotes], None]) -> None:
-        self._deliver = deliver
-        self._items: SimpleQueue[WorkItem | None] = SimpleQueue()
-        self._pieces: deque[tuple[_Task, int, Segment]] = deque()  # not yet in a batch: task, position in it, samples
-        self._batches: deque[list[tuple[_Task, int]]] = deque()  # who owns the segments of batches not yet recorded
-        self._delivered = 0.0
-        self._stopped = False
-
-    def put(self, item: WorkItem | None) -> None:
-        """More work; None: stop once what is there is done."""
-        self._items.put(item)
-
-    def next_batch(self, rows: int) -> list[Segment]:
-        """As the scheduler's. Waits for work only if the sampler has nothing to do. Empty and none out: the end."""
-        segments: list[Segment] = []
-        owners: list[tuple[_Task, int]] = []
-        row = 0
-        while row < rows and (self._pieces or self._take(wait=not (segments or self._batches))):
-            task, position, piece = self._pieces.popleft()
-            count = min(piece.count, rows - row)
-            segments.append(Segment(piece.index, piece.stream, piece.first, count, row))
-            owners.append((task, position))
-            row += count
-            if count < piece.count:
-                rest = Segment(piece.index, piece.stream, piece.first + count, piece.count - count, 0)
-                self._pieces.appendleft((task, position, rest))
-        if segments:
-            self._batches.append(owners)
-        return segments
-
-    def record(self, segments: list[Segment], votes_B: np.ndarray, seconds: float = 0.0) -> None:
-        """Count the votes of the oldest batch that is out; deliver items that are complete."""
-        for (task, position), segment in zip(self._batches.popleft(), segments, strict=True):
-            vote_R = votes_B[segment.row : segment.row + segment.count]
-            counts = task.counts[position]
-            for k, votes in zip(*np.unique(vote_R[vote_R >= 0], return_counts=True), strict=True):
-                counts[int(k)] = counts.get(int(k), 0) + int(votes)
-            task.left -= segment.count
-            if task.left == 0:
-                now = time.perf_counter()
-                begun = max(task.begun, self._delivered)
-                self._delivered = now
-                self._deliver(ItemVotes(task.item.number, tuple(task.counts), now - begun))
-
-    def _take(self, *, wait: bool) -> bool:
-        """Put the next item's segments among the pieces; False if there is none."""
-        if self._stopped:
-            return False
-        try:
-            item = self._items.get(block=wait)
-        except Empty:
-            return False
-        if item is None:
-            self._stopped = True
-            return False
-        task = _Task(item, item.samples, time.perf_counter(), [{} for _ in item.segments])
-        self._pieces.extend((task, position, segment) for position, segment in enumerate(item.segments))
-        return True
