@@ -43,7 +43,10 @@ class RayFleet:
                     configure_logging=False,
                 )  # fmt: skip
             except Exception as error:  # Ray's errors are many
-                raise Unavailable(f"--ray {address}: no cluster there ({first_line(error)})") from None
+                found = (
+                    "no cluster of this machine, and none could be started" if address == "auto" else "no cluster there"
+                )
+                raise Unavailable(f"--ray {address}: {found} ({first_line(error)})") from None
         gpus = spec.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
         self._actor = ray.remote(Actor).options(num_cpus=spec.threads or 1, num_gpus=int(gpus), max_concurrency=2)
         self._actors: dict[str, Any] = {}

@@ -25,6 +25,7 @@ from .boundaries import Schedule
 
 _SCAN = 64
 """`can_reach` tries all counts of an earlier look if there are no more than these."""
+_MOST_KNOWN = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,19 @@ class AnytimeRule:
     def _lower(self, count: int, drawn: int) -> float:
         return max(0.0, confidence_interval(count, drawn, self.alpha)[0] - self.slack)
 
+    @cached_property
+    def _known(self) -> dict[tuple[int, int], bool]:
+        return {}
+
     def _finished(self, count: int, drawn: int) -> bool:
-        if drawn == self.n:
-            return True
+        known = self._known.get((count, drawn))
+        if known is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            known = self._known[count, drawn] = drawn == self.n or self._would_stop(count, drawn)
+        return known
+
+    def _would_stop(self, count: int, drawn: int) -> bool:
         lower, upper = confidence_interval(count, drawn, self.alpha)
         best = confidence_interval(count + self.n - drawn, self.n, self.alpha)[0]  # if all further votes are for it
         highest = min(upper, best)

@@ -28,14 +28,23 @@ def confidence_interval(successes: int, trials: int, alpha: float) -> tuple[floa
 
 
 def _end(successes: int, failures: int, threshold: float) -> float:
-    """The largest p found below the maximum of the likelihood at which it is under `threshold`; 0 if there is none."""
+    """A p below the maximum of the log-likelihood at which it is under `threshold`, next to the largest one.
+
+    Newton's method in log p. The log-likelihood is concave in it, so every tangent lies above it and every step ends where
+    it is under the threshold, from below the maximum: after the first one they only go up.
+    """
     if successes == 0:
         return 0.0
-    low, high = 0.0, successes / (successes + failures)
-    for _ in range(60):
-        middle = (low + high) / 2
-        if successes * math.log(middle) + failures * math.log1p(-middle) < threshold:
-            low = middle
-        else:
-            high = middle
-    return low
+    best = successes / (successes + failures)
+    log_p = math.log(0.5 * best)
+    for _ in range(100):
+        p = math.exp(log_p)
+        excess = threshold - (successes * log_p + failures * math.log1p(-p))
+        step = excess / (successes - failures * p / (1 - p))
+        log_p += step
+        if abs(step) < 1e-14 * (1 - log_p):
+            break
+    p = math.exp(log_p)
+    while p > 0 and successes * math.log(p) + failures * math.log1p(-p) >= threshold:
+        p *= 1 - 1e-15  # rounding
+    return p
