@@ -123,6 +123,22 @@ def test_zeros_at_the_end_are_dropped(digits_export, tmp_path):
         assert records(out) == expected
 
 
+def test_a_clock_that_steps_back(digits_export, tmp_path, monkeypatch):
+    """An hour, whenever somebody looks: the same lines, and no time below nothing."""
+    arguments = {"n": 2000, "stop": 6, "seed": 3, "batch_size": 32}
+    smx.certify(digits_export, out=tmp_path / "whole.jsonl", **arguments)
+    now = time.time()
+    hours = iter(range(1, 10**9))
+    monkeypatch.setattr(time, "time", lambda: now - 3600 * next(hours))
+    shown = []
+    out = tmp_path / "c.jsonl"
+    smx.certify(digits_export, out=out, progress=lambda *a: shown.append(a[3]), **arguments)
+    assert records(out) == records(tmp_path / "whole.jsonl")
+    assert all(json.loads(line).get("seconds", 0) >= 0 for line in out.read_text().splitlines())
+    assert shown
+    assert not any("-" in text.partition("samples/s")[0] for text in shown)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"manifest_sha256": 5}', "\0\0"])
 def test_damaged_partial_votes_cost_time_only(content, digits_export, tmp_path):
     """The companion file may be anything."""
