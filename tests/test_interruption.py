@@ -226,6 +226,23 @@ def test_keyboard_interrupt_anywhere_is_5(monkeypatch, capfd):
     assert "smx: error: stopped" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_that_a_library_turns_into_an_error_is_5(number):
+    """As torch.onnx does with what reaches it in native code: not the network is to blame."""
+    code = f"""
+import signal, smoothmix_deploy
+from smx_cli.main import main
+def doctor(*_, **__):
+    try:
+        signal.raise_signal({int(number)})
+    except KeyboardInterrupt:
+        raise smoothmix_deploy.BadInput("cannot export this network")
+smoothmix_deploy.doctor = doctor
+main(["doctor"])"""
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (5, "", "smx: error: stopped\n")
+
+
 @pytest.mark.parametrize("arguments", [("recipes",), ("verify", "c.jsonl")])
 def test_reader_that_goes_away(arguments, digits_export, tmp_path):
     """`smx ... | head -1` is no error."""
