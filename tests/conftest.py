@@ -17,6 +17,13 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:torch")
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Runs whose training.png is an empty file: drawing it takes longer than a few epochs of digits."""
+    name = "smoothmix_deploy.training.record.write_training_plot"
+    monkeypatch.setattr(name, lambda lines, path, title: path.write_bytes(b""))
+
+
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory):
     """A run folder: digits-cnn, a few epochs of Gaussian training, good enough to certify most digits."""

@@ -23,6 +23,7 @@ from smoothmix_deploy.training.state import read_state, sole_run
 CERTIFY = ("--n", "8000", "--stop", "16", "--seed", "1", "--threads", "1")
 TRAIN = {"data": "digits", "device": "cpu", "epochs": 2, "stop": 64, "batch_size": 32, "attack_steps": 1}
 FILES = {"MODEL_CARD.md", "config.json", "metrics.jsonl", "model.safetensors", "state.pt", "training.png"}
+pytestmark = pytest.mark.usefixtures("undrawn")
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -63,7 +64,11 @@ def uninterrupted(digits_export, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("signal_number", "code"),
-    [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 5), (signal.SIGTERM, 5)],
+    [
+        (signal.SIGKILL, -signal.SIGKILL),
+        (signal.SIGTERM, 5),
+        pytest.param(signal.SIGINT, 5, marks=pytest.mark.slow),  # has SIGTERM's handler
+    ],
 )
 def test_certify_killed_and_resumed(signal_number, code, digits_export, uninterrupted, tmp_path):
     """The same lines, whatever stopped it; only whole lines on the way; nothing else left at the end."""
@@ -329,7 +334,7 @@ def kill_often(out, times, **changes):
 
 @pytest.mark.parametrize(
     ("times", "changes"),
-    [(2, {"epochs": 3}), pytest.param(12, {"epochs": 8, "method": "gaussian"}, marks=pytest.mark.slow)],
+    [(1, {"epochs": 3}), pytest.param(12, {"epochs": 8, "method": "gaussian"}, marks=pytest.mark.slow)],
 )
 def test_train_killed_and_resumed(times, changes, tmp_path):
     """kill -9 anywhere, in the middle of an epoch or of writing; the weights end up bit for bit the same."""
