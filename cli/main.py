@@ -45,6 +45,12 @@ class _ReaderGone(Exception):
     """Standard output is a pipe that nobody reads any more."""
 
 
+class _Interrupted(KeyboardInterrupt):
+    """A class of our own: where KeyboardInterrupt itself passed code that a library ran, Python ends by SIGINT."""
+
+    came = False
+
+
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     """Keep Ctrl-C and broken pipes from Typer, which has exit codes of its own for them."""
 
@@ -59,6 +65,12 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise Stopped("stopped") from None
         except BrokenPipeError:
             raise _ReaderGone from None
+        except Stopped:
+            raise
+        except Exception:
+            if _Interrupted.came:  # inside native code, which made an error of its own of it
+                raise Stopped("stopped") from None
+            raise
 
     return guarded
 
@@ -108,19 +120,24 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     trust = ["--trust-code"] if "--trust-code" in arguments else []
     arguments = trust + [argument for argument in arguments if argument not in ("--debug", "--trust-code")]
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal's encoding may lack a class's name
     sys.exit(_run(arguments, debug))
 
 
 def _run(arguments: list[str], debug: bool) -> int:
-    from smoothmix_deploy.errors import SmxError
-    from smoothmix_deploy.training.launch import launched
-
     try:
+        from smoothmix_deploy.errors import SmxError
+        from smoothmix_deploy.training.launch import launched
+
         code = app(arguments, prog_name="smx", standalone_mode=False)
         return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):  # first: SmxError may not be imported yet
+        _complain("stopped")
+        return 5
     except UsageProblem as error:
         if launched().rank == 0:
             error.show()
@@ -134,9 +151,6 @@ def _run(arguments: list[str], debug: bool) -> int:
         with contextlib.suppress(OSError, ValueError):  # what is still buffered would fail again at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (KeyboardInterrupt, typer.Abort):
-        _complain("stopped")
-        return 5
     except MemoryError:
         if debug:
             raise
@@ -168,4 +182,5 @@ def _complain(message: str, everywhere: bool = False) -> None:
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> Any:
     """SIGTERM stops like Ctrl-C: what was computed is kept."""
-    raise KeyboardInterrupt
+    _Interrupted.came = True
+    raise _Interrupted

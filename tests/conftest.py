@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: a core a worker
 
 import bad_files
 import hostile_files
@@ -13,6 +15,13 @@ import smoothmix_deploy as smx
 
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:torch")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Runs whose training.png is an empty file: drawing it takes longer than a few epochs of digits."""
+    name = "smoothmix_deploy.training.record.write_training_plot"
+    monkeypatch.setattr(name, lambda lines, path, title: path.write_bytes(b""))
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,8 @@ RUN = {"data": "digits", "device": "cpu", "epochs": 2, "stop": 137, "batch_size"
 RUN |= {"eta": 3000.0, "seed": 1}  # a seed for which rounding moves no image across the edge of a class
 TIMING = {"seconds", "images_per_second", "processes"}
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 class Threads(Processes):
     """Processes that are threads of this one."""
@@ -65,8 +67,8 @@ class Threads(Processes):
             tensor.copy_(sum(addends))
 
 
-@pytest.fixture
-def train_on(monkeypatch):
+@pytest.fixture(scope="module")
+def train_on():
     """smx.train, with its Trainer on so many threads; gives the result of each, or the error of each."""
 
     def train(world_size, **options):
@@ -86,7 +88,7 @@ def train_on(monkeypatch):
                 results = [future.result() for future in running]
                 return results[0]
 
-        with monkeypatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(run, "Trainer", Copies)
             smx.train(**options)
         return trainers
@@ -158,10 +160,17 @@ def test_a_wrong_division_is_noticed(wrong, alone, train_on, tmp_path, monkeypat
     assert far(tmp_path / "run", alone) > 1e-5
 
 
+@pytest.fixture(scope="module")
+def on_two(train_on, tmp_path_factory):
+    """RUN by two threads when nothing happens."""
+    out = tmp_path_factory.mktemp("on_two") / "run"
+    train_on(2, out=out, **RUN)
+    return out
+
+
 @pytest.mark.parametrize("batch", [0, 1, 3, 5])
-def test_a_stop_in_one_process_stops_all_at_the_same_batch(batch, train_on, tmp_path, monkeypatch):
+def test_a_stop_in_one_process_stops_all_at_the_same_batch(batch, train_on, on_two, tmp_path, monkeypatch):
     """And the resumed run is bit for bit the uninterrupted one with as many processes; with one, to rounding."""
-    train_on(2, out=tmp_path / "whole", **RUN)
     instances = itertools.count()
 
     class AskedOnce(StopRequests):
@@ -186,10 +195,10 @@ def test_a_stop_in_one_process_stops_all_at_the_same_batch(batch, train_on, tmp_
             train_on(2, out=tmp_path / "parts", **RUN)
     shutil.copytree(tmp_path / "parts", tmp_path / "alone")
     train_on(2, out=tmp_path / "parts", resume=True, **RUN)
-    assert far(tmp_path / "parts", tmp_path / "whole") == 0
-    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    assert far(tmp_path / "parts", on_two) == 0
+    assert metrics(tmp_path / "parts") == metrics(on_two)
     smx.train(out=tmp_path / "alone", resume=True, **RUN)
-    assert far(tmp_path / "alone", tmp_path / "whole") < 1e-6
+    assert far(tmp_path / "alone", on_two) < 1e-6
 
 
 @pytest.mark.parametrize("failing", [0, 1])
