@@ -40,7 +40,7 @@ def start(*arguments):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(condition, process, seconds=60):
+def wait_for(condition, process, seconds=240):
     """Until something is true of the running process's files."""
     end = time.monotonic() + seconds
     while not condition():
@@ -76,7 +76,7 @@ def test_certify_killed_and_resumed(signal_number, code, digits_export, uninterr
     process = start("certify", digits_export, *CERTIFY, "--out", out)
     wait_for(lambda: lines_in(out) >= 3, process)
     process.send_signal(signal_number)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=240)
     assert process.returncode == code
     assert stdout == ""
     assert "Traceback" not in stderr
