@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .terminal import note, numbers, print_json, show
+from .terminal import incomplete, note, numbers, print_json, show
 
 NAME = "report"
 
@@ -31,6 +31,9 @@ def command(
     if format not in FORMATS:
         raise smx.BadInput(f"--format {format}: must be one of {', '.join(FORMATS)}")
     result = smx.report(*files, radii=numbers(radii, "--radii"), sigma=sigma, plot=plot, html=html)
+    for f in result.files:
+        if f.manifest is not None and f.summary.images < f.manifest.selected:
+            note(incomplete(f.file, f.summary.images, f.manifest.selected))
     for path in (plot, html):
         if path is not None:
             note(f"wrote {path}")

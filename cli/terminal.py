@@ -25,6 +25,14 @@ def note(text: str) -> None:
     print(printable(text, keep="\n"), file=sys.stderr, flush=True)
 
 
+def incomplete(file: Any, certificates: int, selected: int) -> str:
+    """What is said of a certificate file that lacks images: its figures are not those of its selection."""
+    return (
+        f"note: {file}: {certificates} of {selected} selected images: the run is not finished (smx certify --resume), "
+        "or not all its shards were merged"
+    )
+
+
 def print_json(value: Any) -> None:
     """One object as the last line of stdout; numbers that do not exist are null."""
     from smoothmix_deploy.files import to_json

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .terminal import note, print_json, progress_bar, show
+from .terminal import incomplete, note, print_json, progress_bar, show
 
 NAME = "verify"
 
@@ -48,9 +48,7 @@ def command(
             seed=seed, reuse_file=reuse_file, progress=progress,
         )  # fmt: skip
     if result.certificates < result.expected_images:
-        note(
-            f"note: {result.certificates} of {result.expected_images} images: the run is not finished (smx certify --resume)"
-        )
+        note(incomplete(result.path, result.certificates, result.expected_images))
     if json:
         print_json({**asdict(result), "path": str(result.path), "valid": True})
         return

@@ -95,7 +95,9 @@ def test_page_of_a_file(certs, tmp_path):
     assert "12 images of digits" in text
     certs_part = tmp_path / "part.jsonl"
     certs_part.write_bytes(b"".join(certs.read_bytes().splitlines(keepends=True)[:1]))
-    assert "the run is not finished" in page(certs_part, tmp_path).text
+    assert (
+        "0 images of digits (test), of 12 selected: the others have no certificate" in page(certs_part, tmp_path).text
+    )
 
 
 def test_page_loads_nothing(certs, tmp_path):

@@ -38,13 +38,19 @@ def test_missing_and_doubled_shards(shards, tmp_path, capfd):
     _, parts = shards
     out = tmp_path / "m.jsonl"
     assert cli._run(["merge", str(parts[0]), str(parts[2]), "--out", str(out)], debug=False) == 3
-    assert "5, 11, 17, 23, 29; shards 1 of 3 were not given" in capfd.readouterr().err
+    assert "5, 11, 17, 23, 29; not given: shard 1/3" in capfd.readouterr().err
     assert cli._run(["merge", str(parts[0]), str(parts[0]), "--out", str(out)], debug=False) == 2
     assert "is shard 0/3, and so is" in capfd.readouterr().err
     assert not out.exists()
     assert cli._run(["merge", str(parts[0]), str(parts[2]), "--partial", "--out", str(out), "--json"], debug=False) == 0
     assert json.loads(capfd.readouterr().out)["missing"] == [5, 11, 17, 23, 29]
-    assert smx.verify(out).certificates == 9
+    checked = smx.verify(out)
+    assert (checked.certificates, checked.expected_images) == (9, 14)
+    for command in (["verify", str(out)], ["report", str(out)]):
+        assert cli._run(command, debug=False) == 0
+        assert f"{out}: 9 of 14 selected images" in capfd.readouterr().err
+    page = smx.certificate(out, out=tmp_path / "m.html").read_text()
+    assert "9 images of" in page and "of 14 selected" in page
     assert cli._run(["merge", str(parts[0]), "--out", str(out)], debug=False) == 2
     assert "exists" in capfd.readouterr().err
 

@@ -64,6 +64,11 @@ class Manifest:
         missing = set(self.data.get("missing", ()))
         return [i for i in selection if i not in missing] if missing else selection
 
+    @property
+    def selected(self) -> int:
+        """How many images were asked for, those that `smx merge --partial` left out included."""
+        return len(range(*(int(self.data[name]) for name in ("start", "stop", "skip"))))
+
 
 @dataclass(frozen=True)
 class Certificate:

@@ -51,8 +51,8 @@ class CertificateFile:
 
     @property
     def complete(self) -> bool:
-        """Whether there are as many lines as the manifest selects images, and no shard was missing."""
-        return len(self.certificates) == len(self.manifest.images) and not self.manifest.data.get("missing")
+        """Whether there is a line for every image that the manifest selects."""
+        return len(self.certificates) == self.manifest.selected
 
 
 def is_certificate_file(path: Path) -> bool:

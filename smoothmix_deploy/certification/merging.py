@@ -124,7 +124,8 @@ def _in_order(files: list[CertificateFile], whole: Manifest) -> tuple[list[Certi
 def _said_missing(missing: list[int], numbers: list[Shard], whole: Manifest) -> str:
     absent = sorted(set(range(numbers[0].of)) - {number.index for number in numbers})
     shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
-    why = f"; shards {', '.join(map(str, absent))} of {numbers[0].of} were not given" if absent else ""
+    named = ", ".join(f"{index}/{numbers[0].of}" for index in absent)
+    why = f"; not given: shard {named}" if absent else ""
     return (
         f"{len(missing)} images have no certificate: {shown}{why}; finish their shards (smx certify --resume), "
         "or merge what there is with --partial"

@@ -32,14 +32,14 @@ def sign(certs: Path | str, *, key: Path | str, unfinished: bool = False) -> Sig
     path = Path(certs)
     private_key = load_private_key(Path(key))
     content, _ = checked(path)
-    certificates, selected = len(content.certificates), len(content.manifest.images)
+    certificates, selected = len(content.certificates), content.manifest.selected
     if content.seal is not None:
         raise BadInput(
             f"{path}: is signed already, by {content.seal.fingerprint}; to sign it anew, remove its last line first"
         )
     if not content.complete and not unfinished:
         raise BadInput(
-            f"{path}: has {certificates} of {selected} images; finish it first (smx certify --resume), "
+            f"{path}: has {certificates} of {selected} images; finish it first (smx certify --resume, smx merge), "
             "or sign it as it is with --unfinished"
         )
     seal = sealed(certificates + 1, content.complete, content.chain, private_key)

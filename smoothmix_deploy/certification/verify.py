@@ -19,7 +19,8 @@ from .reuse_record import check_against
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """All checks passed. `expected_images` is how many the manifest selects; fewer lines mean an unfinished run."""
+    """All checks passed. `expected_images` is how many the manifest selects; fewer certificates mean an
+    unfinished run, or a merge of some of its shards."""
 
     path: Path
     certificates: int
@@ -82,7 +83,7 @@ def verify(
     return VerifyResult(
         path=path,
         certificates=len(content.certificates),
-        expected_images=len(content.manifest.images),
+        expected_images=content.manifest.selected,
         chain=content.chain,
         signed_by=seal.fingerprint if seal else None,
         signed_at=seal.created if seal else None,

@@ -196,7 +196,8 @@ def _torchvision(name: str, root: Path | None, split: str, download: bool) -> Im
             x, y, classes = np.asarray(source.data), np.asarray(source.targets), list(source.classes)
     except (RuntimeError, FileNotFoundError) as error:
         remedy = "it cannot be downloaded" if name == "imagenet" else "check the folder, or add --download"
-        raise BadInput(f"{hint} ({str(error).splitlines()[0]}); {remedy}") from None
+        said = str(error).splitlines()[0].partition(" You can use download")[0]  # which is no option of smx
+        raise BadInput(f"{hint} ({said}); {remedy}") from None
     except Exception as error:  # a truncated or foreign file, whatever torchvision's reader makes of it
         raise BadInput(f"{hint}: its files cannot be read ({type(error).__name__}: {error})") from None
     return InMemorySet(name, split, x if x.ndim == 4 else x[..., None], y, classes)

@@ -59,6 +59,6 @@ def _check(certs: Path, run: Artefact) -> int:
     if checked.certificates < checked.expected_images:
         raise CheckFailed(
             f"{certs}: {checked.certificates} of {checked.expected_images} images: finish the run first "
-            "(smx certify --resume)"
+            "(smx certify --resume, smx merge)"
         )
     return checked.certificates

@@ -50,6 +50,7 @@ class Report:
                 {
                     "file": f.file,
                     "images": f.summary.images,
+                    "selected": f.manifest.selected if f.manifest else None,
                     "acr": f.summary.acr,
                     "accuracy": f.summary.accuracy,
                     "abstained": f.summary.abstained,

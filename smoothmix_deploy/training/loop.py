@@ -101,9 +101,9 @@ class Trainer:
             with StopRequests(echo) as stop:
                 while self._position.epoch < self.hp.epochs:
                     if self._stopped_in_epoch(stop):
-                        raise Stopped(f"stopped in epoch {self._position.epoch}; {hint}")
+                        raise Stopped(f"stopped in epoch {self._position.epoch + 1} of {self.hp.epochs}; {hint}")
         except KeyboardInterrupt:  # in the middle of a step: the last saved state is the last consistent one
-            raise Stopped(f"stopped in epoch {self._position.epoch}; {hint}") from None
+            raise Stopped(f"stopped in epoch {self._position.epoch + 1} of {self.hp.epochs}; {hint}") from None
         except OSError as error:
             reason = error.strerror or str(error)
             raise Stopped(

@@ -87,7 +87,7 @@ class HyperParameters:
         if self.method == "macer" and self.warmup_epochs >= self.epochs:
             raise BadInput(
                 f"--warmup-epochs {self.warmup_epochs}: must be below --epochs {self.epochs}: MACER's robust term "
-                "starts after them"
+                "starts after them; --warmup-epochs 0 starts it at once"
             )
 
     @property
