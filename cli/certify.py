@@ -97,4 +97,7 @@ def command(
     show(
         f"{result.path}: {s.images} images by rule {result.rule}, ACR {s.acr:.3f}, accuracy {s.accuracy:.3f}, abstained {s.abstained:.3f}{speed}"
     )
+    if shard is not None:
+        note("next, when all shards are done: smx merge SHARDS --out FILE")
+        return
     note(f"next: smx verify {result.path}; smx report {result.path} --plot curve.png")

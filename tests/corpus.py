@@ -219,7 +219,7 @@ TRAINING = [
     ("--recipe smoothmix-digits-0.25 --method gaussian", 2, "--method gaussian"),
     ("--method nope", 2, "--method nope: unknown"),
     ("--method smoothadv --attack-steps 0", 2, "--attack-steps of at least 1"),
-    ("--method macer --epochs 4 --warmup-epochs 4", 2, "--warmup-epochs 4: must be below --epochs 4"),
+    ("--method macer --epochs 4 --warmup-epochs 4", 2, "--warmup-epochs 0 starts it at once"),
     ("--device cuda", 4, "--device cpu"),
     ("--start 64 --stop 64", 2, "selects none"),
     ("--data npz:FILES/good.npz", 2, "pass --arch"),

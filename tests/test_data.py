@@ -118,3 +118,10 @@ def test_missing_sets_say_what_to_do(tmp_path, name):
         load_data(name)
     with pytest.raises(smx.BadInput, match=r"--download|cannot be downloaded"):
         load_data(name, root=tmp_path)
+
+
+def test_missing_set_names_only_options_of_smx(tmp_path):
+    """torchvision's own advice is a Python argument."""
+    with pytest.raises(smx.BadInput, match="add --download") as raised:
+        load_data("mnist", root=tmp_path, split="test")
+    assert "download=True" not in str(raised.value)

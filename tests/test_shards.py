@@ -59,7 +59,7 @@ def test_missing_and_doubled_shards(shards, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("change", "said"),
     [({"key": "0" * 32}, "has key 0"), ({"n": 9}, "has n 9"), ({"data": {"digest": "x"}}, "data digest x"),
-     ({"engine": {"batch_size": 8}}, "engine batch_size 8"), ({"data": {"shard": "1/4"}}, "impossible manifest"),
+     ({"engine": {"batch_size": 8}}, "engine batch_size 8"), ({"engine": {"name": "trt", "version": "1"}}, "engine name trt"), ({"data": {"shard": "1/4"}}, "impossible manifest"),
      ({"data": {"shard": None}}, "is no shard")],
 )  # fmt: skip
 def test_files_of_other_runs_are_refused(change, said, shards, tmp_path):

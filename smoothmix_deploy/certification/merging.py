@@ -104,7 +104,11 @@ def _flat(manifest: Manifest) -> dict[str, Any]:
     record = asdict(manifest)
     flat = {name: value for name, value in record.items() if name not in _OWN}
     for part in ("artefact", "engine"):
-        flat |= {f"{part} {name}": value for name, value in flat.pop(part).items() if name not in ("path", "name")}
+        flat |= {
+            f"{part} {name}": value
+            for name, value in flat.pop(part).items()
+            if (part, name) != ("artefact", "name") and name != "path"
+        }
     return flat | {f"data {name}": value for name, value in record["data"].items() if name != "root"}
 
 

@@ -205,7 +205,7 @@ def open_image(path: Path) -> Image.Image:
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except UnidentifiedImageError:
-        raise BadInput(f"{path}: not an image in a format that Pillow reads") from None
+        raise BadInput(f"{path}: not an image in a format that Pillow reads; repair or remove it") from None
     except Exception as error:  # damaged or hostile, whatever Pillow's readers make of it
         raise BadInput(f"{path}: cannot be decoded ({first_line(error)})") from None
     return image
