@@ -50,7 +50,7 @@ def command(
 
 
 def print_table(result) -> None:  # type: ignore[no-untyped-def]
-    """One line a configuration, then the scenarios. `!` marks unstable measurements."""
+    """One line a configuration, then the scenarios."""
     width = max(8, *(len(row.artefact) for row in result.results))
     engine = max(6, *(len(row.engine) for row in result.results))
     head = f"{'artefact':<{width}}  {'engine':<{engine}}  precision"
@@ -65,6 +65,8 @@ def print_table(result) -> None:  # type: ignore[no-untyped-def]
             f" {r.throughput:>9,.0f}  {r.end_to_end:>10,.0f}  {r.raw_share:>6.0%}  {r.certified_per_second:>11.3f}"
             f"{'' if r.stable else ' !'}"
         )
+    if not all(r.stable for r in result.results):
+        show("!  unstable timings: other work on this machine; shares of raw mean little there")
     print()
     cost = "  cost of a certificate" if result.cost_per_hour is not None else ""
     show(f"{head}  single stream p50, p99 ms   offline images/s (batch)  certified/s{cost}")

@@ -192,3 +192,15 @@ def test_progress_says_what_one_plans_by(digits_export, tmp_path):
     )
     assert found, said[-1][2]
     assert 0 < int(found[1]) <= 100
+
+
+def test_another_sigma_than_the_models_is_remarked_on(digits_export, tmp_path):
+    """Allowed, as the certificates are true; but seldom meant."""
+    notes = []
+    for number, sigma in enumerate((0.25, 0.5)):
+        out = tmp_path / f"{number}.jsonl"
+        smx.certify(digits_export, sigma=sigma, n=100, stop=2, seed=2, out=out, note=notes.append)
+    remarks = [note for note in notes if "trained for" in note]
+    assert len(remarks) == 1
+    assert "--sigma 0.5, but" in remarks[0]
+    assert "was trained for 0.25" in remarks[0]

@@ -69,7 +69,7 @@ def predict(
     Abstains (-1) where the votes prove nothing at error `alpha`. Raises as `certify` does.
     """
     opened = open_artefact(artefact)
-    sigma = resolve_sigma(sigma, opened)
+    sigma = resolve_sigma(sigma, opened, note)
     check_name(noise)
     parameters = parameters_from_options(rule, radius=radius, grid=grid, tolerance=tolerance)
     if bool(images) == bool(data):

@@ -50,7 +50,7 @@ class Predictor:
     ) -> None:
         """As `predict`. `batch_size` None: the engine's own, which suits throughput. Raises as `certify` does."""
         opened = open_artefact(artefact)
-        self._sigma, self._n0 = resolve_sigma(sigma, opened), n0
+        self._sigma, self._n0 = resolve_sigma(sigma, opened, note), n0
         parameters = parameters_from_options(rule, radius=radius, grid=grid, tolerance=tolerance)
         self._engine = open_engine(
             opened, engine, batch_size=batch_size, device=device, threads=threads, low_latency=True

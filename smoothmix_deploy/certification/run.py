@@ -112,7 +112,7 @@ def certify(
     part = check_shard(shard, seed)
     known = file_to_resume(out, resume)
     opened = open_artefact(artefact)
-    sigma = resolve_sigma(sigma, opened)
+    sigma = resolve_sigma(sigma, opened, note)
     committed = committed_key(key_file, challenge, opened.sha256, seed=seed, reuse=reuse)
     check_name(noise)
     parameters = parameters_from_options(rule, radius=radius, grid=grid, tolerance=tolerance)

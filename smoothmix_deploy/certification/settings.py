@@ -41,10 +41,15 @@ def attainable_rule(rule: str, parameters: dict[str, float], sigma: float, n: in
     return made
 
 
-def resolve_sigma(sigma: float | None, artefact: Artefact) -> float:
+def resolve_sigma(sigma: float | None, artefact: Artefact, note: Note) -> float:
     sigma = artefact.sigma if sigma is None else sigma
     if sigma is None:
         raise BadInput(f"--sigma: missing, and {artefact.path} does not say which noise it was trained for")
+    if artefact.sigma is not None and sigma != artefact.sigma:
+        note(
+            f"warning: --sigma {sigma:g}, but {artefact.path} was trained for {artefact.sigma:g}: certificates will be true, "
+            "but fewer or smaller than they could be"
+        )
     return float(sigma)
 
 

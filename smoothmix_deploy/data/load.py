@@ -154,7 +154,7 @@ def _check_sizes(path: Path, archive: Any) -> None:
 def _folder(path: Path, name: str, split: str) -> ImageSet:
     """One folder of images per class, in `path` or in `path`/train and `path`/test (or val)."""
     if not path.is_dir():
-        raise BadInput(f"{path}: no such folder")
+        raise BadInput(f"--data {path}: no such folder")
     for sub in (split, "val") if split == "test" else (split,):
         if (path / sub).is_dir():
             path = path / sub
