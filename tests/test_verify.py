@@ -85,7 +85,7 @@ def test_unfinished_file_is_valid_and_said_to_be_unfinished(certified, verify):
         code, out, err = verify(certified[:count], "--json")
         assert code == 0
         assert json.loads(out.splitlines()[-1])["certificates"] == count - 1
-        assert f"{count - 1} of 8 images" in err
+        assert f"{count - 1} of 8 selected images" in err
 
 
 FIELDS = [
