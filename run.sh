@@ -2,7 +2,7 @@
 # One command from a fresh clone to a result. Makes a virtual environment on first use.
 #
 #   ./run.sh demo [smx demo options]    train, export, certify, verify and report on embedded data
-#   ./run.sh test [pytest options]      lint, type check and the fast tests (-n 2 --dist worksteal: in two processes)
+#   ./run.sh test [pytest options]      lint, type check and the fast tests, in two processes (-n 0: in one)
 #   ./run.sh smx ARGS...                any smx command in that environment
 #
 # VENV=DIR chooses the environment's folder (default .venv); EXTRA=gpu installs the GPU engines; LOCK=FILE installs the
@@ -41,6 +41,6 @@ case "$command" in
     "$VENV/bin/ruff" check .
     "$VENV/bin/ruff" format --check .
     "$VENV/bin/mypy"
-    exec "$VENV/bin/python" -m pytest "$@" ;;
+    exec "$VENV/bin/python" -m pytest -n 2 --dist worksteal "$@" ;;
   *) usage ;;
 esac
