@@ -199,8 +199,7 @@ def published_like(images: int) -> np.ndarray:
 def simulate(rule: str, workers: int, seconds: float, folder: Path) -> dict:
     """A run whose work would take `seconds` on `workers` workers with a driver that costs nothing, about."""
     mean = {"fixed": N, "grid": 25_000, "radius": 1_500}[rule]
-    most = 20_000 if rule == "fixed" else 4_000  # enough to know what an item costs
-    images = int(min(max(4 * workers, workers * RATE * seconds / mean), most))
+    images = int(min(max(4 * workers, workers * RATE * seconds / mean), 100_000))
     made = make_rule(rule, sigma=0.5, n=N, alpha=0.001, **SIMULATED_RULES[rule])
     made.decide(np.array([1, 0]), np.array([made.looks[0], 0]), made.looks[0])  # boundaries are computed once
     fleet = SimulatedFleet(workers, published_like(images), made)

@@ -63,6 +63,8 @@ STUDIES = {
             "SmoothMix": ("smoothmix-cifar10-0.25", {}),
             "Gaussian": ("gaussian-cifar10-0.25", {}),
             "Gaussian, m = 2": ("gaussian-cifar10-0.25", {"m": 2}),
+            "Consistency": ("consistency-cifar10-0.25", {}),
+            "SmoothAdv": ("smoothadv-cifar10-0.25", {}),
         },
         {"schedule": "one-cycle", "lr": 0.1, "warmup_epochs": 1, "precision": "bf16"},
         {"format": "onnx", "precision": "fp32"},

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed.nn  # before any group exists: what it imports keeps the group of that time for ever
 from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
