@@ -139,7 +139,11 @@ def _run(arguments: list[str], debug: bool) -> int:
         _complain("stopped")
         return 5
     except UsageProblem as error:
-        if launched().rank == 0:
+        if type(error).__name__ != "NoArgsIsHelpError":
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else "smx"
+            _complain(f"{error.format_message().rstrip('.')}; see {command} -h")
+        elif launched().rank == 0:
             error.show()
         return error.exit_code
     except SmxError as error:

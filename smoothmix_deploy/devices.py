@@ -20,6 +20,4 @@ def require_cuda(what: str) -> None:
     """Unavailable, naming `what`, unless PyTorch sees an NVIDIA GPU: other libraries crash where there is none."""
     if not torch.cuda.is_available():
         built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        raise Unavailable(
-            f"{what}: needs an NVIDIA GPU, and torch {torch.__version__} ({built}) sees none (smx doctor says more)"
-        )
+        raise Unavailable(f"{what}: needs an NVIDIA GPU, and torch {torch.__version__} ({built}) sees none")

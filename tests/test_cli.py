@@ -70,6 +70,24 @@ def test_every_command_has_help(name, capsys):
     assert len(COMMANDS[name].help) > 20
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("certify",), "Missing argument 'artefact'; see smx certify -h"),
+        (("certify", "x", "--bogus"), "No such option: --bogus (Possible options: --out); see smx certify -h"),
+        (("predicted",), "No such command 'predicted'"),
+        (("verify", "a", "--rerun", "two"), "Invalid value for '--rerun'"),
+    ],
+)
+def test_words_that_no_command_takes(words, said, capsys):
+    """One line that names what is wrong and where to look, exit code 2."""
+    assert run(*words) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert len(err.splitlines()) == 1
+    assert err.startswith(f"smx: error: {said}")
+
+
 def test_defaults_are_the_same_in_both():
     """A default of the command line is the default of the function."""
     for name, command in COMMANDS.items():
