@@ -22,14 +22,12 @@ def check_error(err, words):
     """One error line, at the end, that nothing in a file can dress up; with `words` in it."""
     assert "Traceback" not in err
     assert all(c.isprintable() or c == "\n" for c in err)
-    if "Usage:" not in err:
-        lines = [line for line in err.splitlines() if line.startswith("smx: error: ")]
-        assert len(lines) == 1
-        assert err.rstrip().endswith(lines[0])
-        assert "a defect of smx" not in err
-        err = lines[0]
+    lines = [line for line in err.splitlines() if line.startswith("smx: error: ")]
+    assert len(lines) == 1
+    assert err.rstrip().endswith(lines[0])
+    assert "a defect of smx" not in err
     for word in words if isinstance(words, tuple) else (words,):
-        assert word in err
+        assert word in lines[0]
 
 
 def refused(line, code, words, *, places, cwd, capfd):

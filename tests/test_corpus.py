@@ -11,7 +11,7 @@ from corpus_run import check_error, refused, words_of
 from smx_cli import main as cli
 
 COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
-LINES = [*CORPUS, *[(f"{name} --no-such-option", 2, "Usage:") for name in COMMANDS]]
+LINES = [*CORPUS, *[(f"{name} --no-such-option", 2, "No such option: --no-such-option") for name in COMMANDS]]
 SAMPLE = 12
 
 

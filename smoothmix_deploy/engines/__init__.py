@@ -155,11 +155,11 @@ def _check_kind(artefact: Artefact, name: str) -> None:
 
 
 def suitable_batch_size(input_shape: tuple[int, int, int], artefact: Artefact, *, cuda: bool) -> int:
-    """A power of two that makes batches of about 400 KB (48 MB on a GPU), within 32 .. 512 (1024) rows.
+    """A power of two that makes batches of at most 128 KB (48 MB on a GPU), within 32 .. 512 (1024) rows.
 
     On CPUs batches whose activations stay in the caches are fastest (measured: docs/decisions.md).
     """
-    budget = (48 << 20) if cuda else (400 << 10)
+    budget = (48 << 20) if cuda else (128 << 10)
     rows = max(1, budget // (4 * math.prod(input_shape)))
     size = min(1024 if cuda else 512, max(32, 1 << (rows.bit_length() - 1)))
     return min(size, artefact.max_batch or size)
