@@ -4,10 +4,10 @@
 
 Untrained weights (speed does not depend on them). Each network is exported to every format and precision that can be
 built here, through the parity gate; each artefact runs on every engine here that takes it. For each batch size: the raw
-engine's rate and the certifier's own loop, alternating; the reference's loop (PyTorch eager, channels last, which the public scripts are not, batches of 1,000, noise by
-torch.randn_like, votes counted one by one) in the same run and on the same device. What cannot be built or run is
-listed with its reason. With --minutes the study stops in time and keeps what it has; the file is written after every
-configuration.
+engine's rate and the certifier's own loop, alternating; the reference's loop (PyTorch eager, channels last, which the
+public scripts are not, batches of 1,000, noise by torch.randn_like, votes counted one by one) in the same run and on the
+same device. What cannot be built or run is listed with its reason. With --minutes the study stops in time and keeps what
+it has; the file is written after every configuration.
 """
 
 from __future__ import annotations
@@ -164,7 +164,8 @@ def measure(study: Study, arch: str, artefact: Path, name: str, size: int, secon
         pairs.append((raw, end_to_end_rate(engine, rough, seconds / 3)))
     raw, end = (float(np.median([pair[i] for pair in pairs])) for i in (0, 1))
     study.rows.append({
-        "network": arch, "artefact": artefact.name, "file": engine_file, "engine": name, "precision": engine.info.precision, "batch_size": size,
+        "network": arch, "artefact": artefact.name, "file": engine_file, "engine": name,
+        "precision": engine.info.precision, "batch_size": size,
         "raw": raw, "end_to_end": end, "share": float(np.median([e / r for r, e in pairs])),
         "p50_ms": first.percentile(50), "p99_ms": first.percentile(99), "rounds": pairs,
         "times_reference": end / study.references[arch] if arch in study.references else None,

@@ -44,8 +44,8 @@ def command(
 
     with progress_bar() as progress:
         result = smx.verify(
-            certs, key=key, commitment=commitment, challenge=challenge, artefact=artefact, rerun=rerun, fresh=fresh, data=data, data_root=data_root, engine=engine, device=device,
-            seed=seed, reuse_file=reuse_file, progress=progress,
+            certs, key=key, commitment=commitment, challenge=challenge, artefact=artefact, rerun=rerun, fresh=fresh,
+            data=data, data_root=data_root, engine=engine, device=device, seed=seed, reuse_file=reuse_file, progress=progress,
         )  # fmt: skip
     if result.certificates < result.expected_images:
         note(incomplete(result.path, result.certificates, result.expected_images))

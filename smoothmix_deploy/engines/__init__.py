@@ -85,9 +85,9 @@ def open_engine(
     """Load `artefact` on the engine called `name` (None: the best that works).
 
     `batch_size` None chooses one that suits the input's size. `low_latency`: all cores for one call at a time; otherwise
-    engines on CPUs take as many calls at a time as there are cores (`base.concurrent_calls`). Raises BadInput (wrong kind of artefact, malformed
-    file, impossible batch size), CheckFailed (a plan that never passed the parity gate, or is foreign to this GPU) or
-    Unavailable (engine or device missing).
+    engines on CPUs take as many calls at a time as there are cores (`base.concurrent_calls`). Raises BadInput (wrong kind
+    of artefact, malformed file, impossible batch size), CheckFailed (a plan that never passed the parity gate, or is
+    foreign to this GPU) or Unavailable (engine or device missing).
     """
     if batch_size is not None and batch_size < 1:
         raise BadInput(f"--batch-size {batch_size}: must be at least 1")

@@ -72,7 +72,8 @@ def quantise(
             quantization.quantize_static(
                 prepared, done, _reader(quantization, model.graph.input[0].name, batches),
                 quant_format=quantization.QuantFormat.QDQ, op_types_to_quantize=OPERATORS, per_channel=True,
-                activation_type=types.QInt8 if tensorrt else types.QUInt8, weight_type=types.QInt8, calibrate_method=quantization.CalibrationMethod.MinMax,
+                activation_type=types.QInt8 if tensorrt else types.QUInt8, weight_type=types.QInt8,
+                calibrate_method=quantization.CalibrationMethod.MinMax,
                 nodes_to_exclude=_ends(onnx.load(prepared).graph), extra_options=extra,
             )  # fmt: skip
             quantised = onnx.load(done)

@@ -82,9 +82,10 @@ def export(
 
     `precision` None: float32, or what the ONNX file is. `engine`: the one the gate runs the artefact on (None: the best
     here that can). `layout`, `input_range`, `mean`, `std`, `input_shape`: what an ONNX file's input wants, where it does
-    not say. `allow_external_data`: read its weights from other files of its folder. Raises BadInput, CheckFailed (parity: nothing is left in `out`), Unavailable (no builder, or no engine to
-    check the artefact with: it fails closed). An earlier export in `out` is removed first, so that a failure never
-    leaves an old artefact in the new one's place.
+    not say. `allow_external_data`: read its weights from other files of its folder. Raises BadInput, CheckFailed
+    (parity: nothing is left in `out`), Unavailable (no builder, or no engine to check the artefact with: it fails
+    closed). An earlier export in `out` is removed first, so that a failure never leaves an old artefact in the new one's
+    place.
     """
     run, out = Path(run), Path(out)
     _check_arguments(format, max_batch, max_disagreement, max_radius_lost, parity_samples, calibration_samples)

@@ -2,7 +2,8 @@
 
 Writes `config.json`, `model.safetensors`, `metrics.jsonl` (a line an epoch), at the end `training.png` and `MODEL_CARD.md`,
 and `state.pt`, from which `resume` goes on exactly: order, augmentation and noise are functions of (seed, epoch, step),
-so on the CPU a resumed run's weights are those of an uninterrupted one, bit for bit. Under torchrun the processes divide every mini-batch among themselves.
+so on the CPU a resumed run's weights are those of an uninterrupted one, bit for bit. Under torchrun the
+processes divide every mini-batch among themselves.
 """
 
 from __future__ import annotations
