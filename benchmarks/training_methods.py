@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import smoothmix_deploy as smx
 from smoothmix_deploy.benchmarking.environment import environment
 from smoothmix_deploy.certificates import read_certificates
+from smoothmix_deploy.data.load import public_name
 from smoothmix_deploy.files import write_json, write_text
 
 
@@ -95,6 +96,7 @@ def run(study: Study, name: str, a: argparse.Namespace) -> dict[str, Any]:
     file = read_certificates(certificates)
     lines = metrics(folder)
     row = smx.report(certificates, radii=study.radii).record()["files"][0]
+    row["file"] = str(certificates.relative_to(a.work))
     row["manifest_n"], row["sigma"] = file.manifest.n, file.manifest.sigma
     row |= {"name": name, "recipe": recipe, "changes": changes, "noisy_accuracy": lines[-1]["noisy_accuracy"]}
     row["training_seconds"] = sum(line["seconds"] for line in lines)
@@ -175,7 +177,11 @@ def main() -> None:
     lines += ["", f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}, shared."]
     lines.append("Versions: " + ", ".join(f"{k} {v}" for k, v in machine["versions"].items()) + ".")
     command = f"OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']} python benchmarks/training_methods.py {a.study}"
-    command += f" --data-root DATA --epochs {a.epochs} --work WORK"
+    for option, spec in (("--train-data", a.train_data), ("--test-data", a.test_data)):
+        command += f" {option} {public_name(spec)}" if spec else ""
+    command += " --data-root DATA" if a.data_root else ""
+    command += f" --methods '{a.methods}'" if a.methods else ""
+    command += f" --epochs {a.epochs} --work WORK"
     lines.append(f"Command: `{command}`")
     text = "\n".join(lines) + "\n"
     print(text)
